@@ -1,0 +1,91 @@
+"""The ledger: one row for each (round, client, attempt), saying what that client spent and where each figure comes from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+Status = Literal["ok", "refused", "dropped", "rejected", "failed", "late"]
+Source = Literal["measured", "modelled", "constant"]
+
+
+@dataclass(frozen=True)
+class LedgerRow:
+    """What one attempt of one client cost. Lists hold one entry a quantised layer, in the model's order."""
+
+    round: int
+    client: int
+    attempt: int
+    group: str
+    profile: str
+    status: Status
+    reason: str = ""
+    samples: int = 0
+    steps: int = 0
+    train_loss: float | None = None
+    layer_bits: list[int] = field(default_factory=list)
+    mean_bits: float | None = None
+    gavg: list[float] = field(default_factory=list)
+    underflow_share: list[float] = field(default_factory=list)
+    clip_share: list[float] = field(default_factory=list)
+    zero_update: bool = False
+    macs: int = 0
+    energy_j: float = 0.0
+    energy_compute_j: float = 0.0
+    energy_movement_j: float = 0.0
+    energy_radio_j: float = 0.0
+    energy_linear_j: float = 0.0
+    energy_horowitz_j: float = 0.0
+    energy_bitops_j: float = 0.0
+    time_s: float = 0.0
+    time_compute_s: float = 0.0
+    time_movement_s: float = 0.0
+    time_radio_s: float = 0.0
+    downlink_bytes: int = 0
+    uplink_bytes: int = 0
+    memory_bytes: int = 0
+    memory_container_bytes: int = 0
+    memory_budget_bytes: int | None = None
+    energy_budget_j: float | None = None
+    energy_source: Source = "modelled"
+    time_source: Source = "modelled"
+    memory_source: Source = "modelled"
+    bytes_source: Source = "measured"
+
+
+@dataclass(frozen=True)
+class RoundRecord:
+    """What one round achieved; sums over the round's ledger rows, except `accuracy`, `loss` and `wall_s`."""
+
+    round: int
+    accuracy: float
+    loss: float
+    train_loss: float | None
+    mean_bits: float | None
+    wish_bits: dict[str, int]
+    cohort: int
+    ok: int
+    failed: int
+    energy_j: float
+    time_s: float
+    downlink_bytes: int
+    uplink_bytes: int
+    memory_bytes: int
+    wall_s: float
+
+
+@dataclass(frozen=True)
+class ClientRecord:
+    """One client at the end of a run; `accuracy` is of the final model at that client's own bits on its held-out samples."""
+
+    client: int
+    group: str
+    profile: str
+    samples: int
+    held_out: int
+    rounds: int
+    accuracy: float | None
+    mean_bits: float | None
+    energy_j: float
+    status: str
+    reason: str
