@@ -55,11 +55,16 @@ class LedgerRow:
 
 @dataclass(frozen=True)
 class RoundRecord:
-    """What one round achieved; sums over the round's ledger rows, except `accuracy`, `loss` and `wall_s`."""
+    """What one round achieved.
+
+    accuracy, loss: of the global model on the test set, None in a round without evaluation; mean_bits: over the updates that were
+    aggregated; time_s: of the slowest client, in the device's time; memory_bytes: of the client with the highest peak; energy and bytes
+    are sums over the round's ledger rows; wall_s: what the round took here.
+    """
 
     round: int
-    accuracy: float
-    loss: float
+    accuracy: float | None
+    loss: float | None
     train_loss: float | None
     mean_bits: float | None
     wish_bits: dict[str, int]

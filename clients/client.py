@@ -1,0 +1,107 @@
+"""The device side: one client that trains the one copy of the model that it was sent.
+
+It never holds a float model, a master copy, or the codes it started from; the message is decoded, trained in place, and sent back.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from fedapt.clients.continual import Continual
+from fedapt.clients.instructions import EvaluateReport, Instructions, LayerReport, TrainReport
+from fedapt.clients.samples import Filter
+from fedapt.data.examples import Examples
+from fedapt.errors import RunFailed
+from fedapt.quant import CodedWeight, SingleCopySGD
+from fedapt.quant.skeleton import Skeleton
+from fedapt.quant.weight import refit
+from fedapt.quant.wire import from_bytes, to_bytes
+from fedapt.seeding import numpy_stream, torch_stream
+
+EVALUATION_BATCH = 256
+CLIPPED_TOO_MUCH = 0.01
+
+
+@dataclass(frozen=True)
+class Client:
+    """A device with its samples: `rows` of `examples` to train on, `held_out` to evaluate on.
+
+    A range in which more than one code in a hundred clips is laid anew between two local epochs.
+    """
+
+    skeleton: Skeleton
+    examples: Examples
+    rows: np.ndarray
+    held_out: np.ndarray
+    samples: Filter
+    continual: Continual
+
+    def train(self, message: bytes) -> bytes:
+        """Train the model in the message as its instructions say; return the trained codes with a report."""
+        model, header = from_bytes(message)
+        instructions = Instructions.model_validate(header["instructions"])
+        self.skeleton.load(model)
+        self.skeleton.model.train()
+        key = (instructions.seed, instructions.round, instructions.client)
+        generator = torch_stream(key[0], "rounding", *key[1:])
+        losses, batches = [], Counter[int]()
+        with SingleCopySGD(
+            self.skeleton.model, self.skeleton.quantised, instructions.lr, instructions.rounding, generator, proximal=instructions.proximal_mu
+        ) as sgd:
+            for epoch in range(instructions.epochs):
+                if epoch:
+                    self._refit(sgd, instructions, generator)
+                for rows in self._batches(instructions, epoch):
+                    losses.append(self._step(sgd, rows))
+                    batches[len(rows)] += 1
+            report = TrainReport(
+                samples=len(self.rows),
+                batches=dict(batches),
+                train_loss=sum(losses) / len(losses) if losses else None,
+                layers={name: LayerReport(**vars(seen)) for name, seen in sgd.statistics().items()},
+            )
+        return to_bytes(self.skeleton.unload(), {"report": report.model_dump()})
+
+    def evaluate(self, message: bytes) -> bytes:
+        """Evaluate the model in the message, at the bits it came in, on the held-out samples; return a report alone."""
+        model, _ = from_bytes(message)
+        self.skeleton.load(model)
+        self.skeleton.model.eval()
+        correct, loss = 0, 0.0
+        with torch.no_grad():
+            for first in range(0, len(self.held_out), EVALUATION_BATCH):
+                inputs, labels = self.examples.batch(self.held_out[first : first + EVALUATION_BATCH])
+                logits = self.skeleton.model(inputs)
+                correct += int((logits.argmax(1) == labels).sum())
+                loss += float(F.cross_entropy(logits, labels, reduction="sum"))
+        report = EvaluateReport(samples=len(self.held_out), correct=correct, loss=loss / max(len(self.held_out), 1))
+        return report.model_dump_json().encode()
+
+    def _batches(self, instructions: Instructions, epoch: int) -> Iterator[np.ndarray]:
+        order = numpy_stream(instructions.seed, "batches", instructions.round, instructions.client, epoch).permutation(self.rows)
+        for first in range(0, len(order), instructions.batch):
+            yield order[first : first + instructions.batch]
+
+    def _step(self, sgd: SingleCopySGD, rows: np.ndarray) -> float:
+        inputs, labels = self.continual.extend(*self.examples.batch(rows))
+        with sgd.step():
+            losses = F.cross_entropy(self.skeleton.model(inputs), labels, reduction="none")
+            chosen = self.samples.choose(losses.detach())
+            loss: Tensor = losses.mean() if chosen is None else losses[chosen].mean()
+            if not bool(loss.isfinite()):
+                raise RunFailed(f"the loss became {loss.item()} in step {sgd.steps + 1}: lower clients.local.lr")
+            loss.backward()  # type: ignore[no-untyped-call]
+        return float(loss.detach())
+
+    def _refit(self, sgd: SingleCopySGD, instructions: Instructions, generator: torch.Generator) -> None:
+        for name, seen in sgd.statistics().items():
+            layer = self.skeleton.quantised.layers[name]
+            if seen.clip_share > CLIPPED_TOO_MUCH and isinstance(layer.weight, CodedWeight):
+                layer.weight = refit(layer.weight, instructions.grid, generator)

@@ -1,0 +1,56 @@
+"""What the server tells a client with the model, and what the client reports with its update.
+
+Both cross the network as JSON in the message's header and are checked when they are read.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, FiniteFloat
+
+from fedapt.options import Options
+from fedapt.quant import GridOptions, Rounding
+
+Share = Annotated[FiniteFloat, Field(ge=0, le=1)]
+
+
+class Instructions(Options):
+    """One client's work in one round; `seed`, `round` and `client` key its random streams."""
+
+    seed: int
+    round: int = Field(ge=0)
+    client: int = Field(ge=0)
+    epochs: int = Field(ge=0)
+    batch: int = Field(ge=1)
+    lr: FiniteFloat = Field(gt=0)
+    rounding: Rounding
+    grid: GridOptions
+    proximal_mu: FiniteFloat = Field(0.0, ge=0)
+
+
+class LayerReport(Options):
+    """How one layer learned: means over the observed steps."""
+
+    gavg: FiniteFloat = Field(ge=0)
+    underflow_share: Share
+    clip_share: Share
+
+
+class TrainReport(Options):
+    """What a client says about its training. batches: the sizes of the batches it trained on, by size and how many of them."""
+
+    kind: Literal["trained"] = "trained"
+    samples: int = Field(ge=0)
+    batches: dict[int, int]
+    train_loss: FiniteFloat | None
+    layers: dict[str, LayerReport]
+
+
+class EvaluateReport(Options):
+    """How a model did on the samples that a client keeps from training."""
+
+    kind: Literal["evaluated"] = "evaluated"
+    samples: int = Field(ge=0)
+    correct: int = Field(ge=0)
+    loss: FiniteFloat

@@ -1,0 +1,117 @@
+"""The commands."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from fedapt import __version__
+from fedapt.errors import FedaptError
+
+app = typer.Typer(
+    name="fedapt",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    help="Federated and continual learning on edge devices: simulate hundreds of clients that train on one quantised copy of the model.",
+    epilog="Try: [bold]fedapt run noniid[/]  or  [bold]fedapt run my.yaml --set rounds=5[/]",
+)
+
+
+def main() -> None:
+    """Run the command line; a user's mistake is one clear sentence and the exit status of its kind."""
+    try:
+        app()
+    except FedaptError as error:
+        print(f"fedapt: {error}" if "\n" not in str(error) else str(error), file=sys.stderr)
+        sys.exit(error.exit_code)
+    except BrokenPipeError:
+        # The reader of a pipe has seen enough; Python would complain when it flushes at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(141)
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        print(__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def _global(
+    version: Annotated[bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version.")] = False,
+) -> None:
+    pass
+
+
+@app.command(epilog="Examples: [bold]fedapt run noniid[/]  ·  [bold]fedapt run my.yaml --set seed=1 --set clients.local.lr=0.1[/]")
+def run(
+    scenario: Annotated[str, typer.Argument(help="A scenario file, or the name of one that comes with fedapt, such as `noniid`.")],
+    overrides: Annotated[list[str] | None, typer.Option("--set", metavar="KEY.PATH=VALUE", help="Replace a value of the scenario.")] = None,
+    output: Annotated[Path, typer.Option("--output", "-o", help="Where run folders are made.")] = Path("runs"),
+) -> None:
+    """Run a scenario; results and a report go into a new folder."""
+    from fedapt.scenario import load_scenario
+
+    loaded = load_scenario(scenario, overrides or [])
+    from fedapt.report.terminal import Display
+    from fedapt.run import run as run_scenario
+
+    with _stoppable(), Display() as display:
+        run_scenario(loaded, output, display)
+
+
+@app.command(epilog="Example: [bold]fedapt schema > scenarios/schema.json[/], for editors that check YAML as you type")
+def schema() -> None:
+    """Print the JSON schema of scenarios."""
+    import json
+
+    from fedapt.scenario import scenario_schema
+
+    print(json.dumps(scenario_schema(), indent=2))
+
+
+@app.command(epilog="Example: [bold]fedapt report runs/noniid-20261120-181500[/]")
+def report(
+    run: Annotated[Path, typer.Argument(help="A run folder.")],
+) -> None:
+    """Write the report of a run again."""
+    from fedapt.report.html import write_report
+
+    print(write_report(run))
+
+
+class _Stopped(BaseException):
+    """A signal asked the run to stop."""
+
+
+@contextlib.contextmanager
+def _stoppable() -> Iterator[None]:
+    """Turn SIGINT and SIGTERM into one orderly end, with the exit status that belongs to the signal."""
+    received = []
+
+    def stop(number: int, frame: object) -> None:
+        received.append(number)
+        # The results of the committed rounds are being written now: a second Ctrl-C must not tear them.
+        for again in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(again, signal.SIG_IGN)
+        raise _Stopped
+
+    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    except _Stopped:
+        name = signal.Signals(received[0]).name
+        print(f"Stopped by {name}: the rounds that were committed are kept, the one that was under way is discarded.", file=sys.stderr)
+        sys.exit(128 + received[0])
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

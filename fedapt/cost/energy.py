@@ -1,0 +1,104 @@
+"""Energy of a training round: arithmetic, movement of parameters and activations, radio.
+
+Three tables price a MAC relative to an fp32 MAC; the profile prices the fp32 MAC itself at the level of the board, so the
+tables only say what narrower widths save. As the published accounts of APT and RCT seem to do, the width of the weights alone
+counts: the other operand is taken to be as wide as the weight, although activations and errors are float here. Float layers
+count at 32 bits.
+
+Horowitz, "Computing's energy problem (and what we can do about it)", ISSCC 2014: 45 nm, picojoules.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from fedapt.cost.memory import training_memory
+from fedapt.cost.profiles import Profile
+from fedapt.cost.trace import LayerTrace, Trace
+from fedapt.quant.grid import FLOAT_BITS
+
+FP32_MAC_PJ = 3.7 + 0.9
+INT8_MULTIPLY_PJ = 0.2
+INT32_MULTIPLY_PJ = 3.1
+INT32_ADD_PJ = 0.1
+MULTIPLY_EXPONENT = math.log(INT32_MULTIPLY_PJ / INT8_MULTIPLY_PJ) / math.log(32 / 8)
+
+Table = Callable[[int, int], float]
+
+
+def linear(weight_bits: int, operand_bits: int) -> float:
+    """Return a MAC's energy as proportional to the wider operand."""
+    return max(weight_bits, operand_bits) / FLOAT_BITS
+
+
+def horowitz(weight_bits: int, operand_bits: int) -> float:
+    """Return an integer multiply and a 32-bit add; 32 bits are an fp32 MAC.
+
+    The multiply is as wide as the wider operand, a power law through 8 and 32 bits.
+    """
+    bits = max(weight_bits, operand_bits)
+    if bits == FLOAT_BITS:
+        return 1.0
+    multiply_pj: float = INT8_MULTIPLY_PJ * (bits / 8) ** MULTIPLY_EXPONENT
+    return (multiply_pj + INT32_ADD_PJ) / FP32_MAC_PJ
+
+
+def bitops(weight_bits: int, operand_bits: int) -> float:
+    """Return a MAC's energy as proportional to the product of the widths."""
+    return weight_bits * operand_bits / FLOAT_BITS**2
+
+
+TABLES: dict[str, Table] = {"linear": linear, "horowitz": horowitz, "bitops": bitops}
+
+
+@dataclass(frozen=True)
+class Energy:
+    """Joules by part."""
+
+    compute_j: float
+    movement_j: float
+    radio_j: float = 0.0
+
+    @property
+    def total_j(self) -> float:
+        """Sum of the parts."""
+        return self.compute_j + self.movement_j + self.radio_j
+
+
+def layer_energy(layer: LayerTrace, table: Table) -> tuple[float, float]:
+    """Return the fp32 MACs that cost as much as this layer: for each sample, and for each step."""
+    sample = sum(op.macs * table(op.weight_bits, op.weight_bits) for op in layer.ops if op.kind != "update")
+    step = sum(op.macs * table(op.weight_bits, op.weight_bits) for op in layer.ops if op.kind == "update")
+    return sample, step
+
+
+def training_energy(
+    trace: Trace, batches: Sequence[int], profile: Profile, table: str = "horowitz", resident_bytes: int | None = None
+) -> Energy:
+    """Return the energy of training, without radio.
+
+    batches:        sizes of the batches that were trained, in samples.
+    resident_bytes: peak memory, if more than the step itself is resident; it decides on the price of movement.
+    """
+    samples, steps = sum(batches), len(batches)
+    if resident_bytes is None:
+        resident_bytes = training_memory(trace, max(batches, default=0), packed=True).total_bytes
+    layers = [layer_energy(layer, TABLES[table]) for layer in trace.layers]
+    macs = samples * sum(sample for sample, _ in layers) + steps * sum(step for _, step in layers)
+    return Energy(
+        compute_j=macs * profile.fp32_mac_energy.value,
+        movement_j=trace.moved_bytes(samples, steps) * movement_price(profile, resident_bytes),
+    )
+
+
+def movement_price(profile: Profile, resident_bytes: int) -> float:
+    """Return joules for each byte moved: on-chip if everything that must be resident fits there, otherwise DRAM."""
+    on_chip = resident_bytes <= profile.on_chip_memory.value
+    return (profile.on_chip_energy_j_per_byte if on_chip else profile.dram_energy_j_per_byte).value
+
+
+def radio_energy(profile: Profile, downlink_bytes: int, uplink_bytes: int) -> float:
+    """Return the joules of receiving and sending so many bytes, at one price for both directions."""
+    return (downlink_bytes + uplink_bytes) * profile.radio_j_per_byte.value

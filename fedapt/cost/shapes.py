@@ -1,0 +1,161 @@
+"""The layers of a model as the cost model sees them: weights, floats, MACs and element counts, from a forward pass of one sample.
+
+Layers with an `op` (fedapt's quantised layers), `nn.Linear` and convolutions of any dimension are counted exactly. Everything
+else that holds parameters is kind "float" and charged at 32 bits: transposed convolutions and recurrent layers with the MACs
+of their matrix products, norms, embeddings and whatever is unknown with one MAC for each element they touch. Layers without
+parameters cost no MACs.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any, Literal, Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
+from torch.utils.hooks import RemovableHandle
+
+Kind = Literal["linear", "conv", "float"]
+
+
+class Op(Protocol):
+    """What a quantised layer says about its operation."""
+
+    kind: Literal["linear", "conv"]
+
+    def macs(self, weight_shape: tuple[int, ...], output_shape: tuple[int, ...]) -> int:
+        """Return the MACs of one sample, given shapes without the batch."""
+
+
+@dataclass(frozen=True)
+class LayerShape:
+    """One layer; all counts are of elements, MACs are forward and for one sample, element counts are for one sample.
+
+    scales:           one for each output channel; 0 for a layer that cannot be quantised.
+    float_parameters: what stays in float32: bias, norm weights, running statistics; all that a "float" layer holds.
+    trainable_before: whether something before it is trained, so that its input needs a gradient.
+    """
+
+    name: str
+    kind: Kind
+    weights: int
+    scales: int
+    float_parameters: int
+    macs: int
+    input_elements: int
+    output_elements: int
+    trainable_before: bool
+
+
+def layer_shapes(model: nn.Module, input_shape: tuple[int, ...], dtype: torch.dtype = torch.float32) -> tuple[LayerShape, ...]:
+    """Run one zero sample through a model and return the shapes of its layers in order of execution.
+
+    input_shape: of one sample, without the batch; dtype: of the input (token numbers are `torch.int64`).
+
+    A layer that runs several times is listed once, with the sum of its MACs and elements. Layers that the forward pass never
+    calls are listed last, without MACs, so that no parameter is missed. The model is left as it was: it runs in evaluation
+    mode, and no random number is drawn from the global stream.
+    """
+    names = {module: name for name, module in model.named_modules() if _holds_numbers(module)}
+    seen: dict[str, LayerShape] = {}
+
+    def record(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
+        shape = _shape_of(names[module], module, tensors_in((args, kwargs)), tensors_in(output))
+        seen[shape.name] = _added(seen[shape.name], shape) if shape.name in seen else shape
+
+    handles: list[RemovableHandle] = [module.register_forward_hook(record, with_kwargs=True) for module in names]
+    try:
+        with untouched(model), torch.enable_grad():
+            model.eval()
+            model(torch.zeros((1, *input_shape), dtype=dtype))
+    finally:
+        for handle in handles:
+            handle.remove()
+    idle = [_shape_of(name, module, [], []) for module, name in names.items() if name not in seen]
+    return (*seen.values(), *idle)
+
+
+@contextmanager
+def untouched(model: nn.Module) -> Iterator[None]:
+    """Put a model's training flags and buffers, and the global random stream, back to what they were."""
+    flags = {module: module.training for module in model.modules()}
+    buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
+    try:
+        with torch.random.fork_rng(devices=[]):
+            yield
+    finally:
+        for module, training in flags.items():
+            module.training = training
+        for buffer, before in buffers:
+            buffer.copy_(before)
+
+
+def tensors_in(value: Any) -> list[Tensor]:
+    """Return the tensors in nested tuples, lists and mappings, in order."""
+    if isinstance(value, Tensor):
+        return [value]
+    if isinstance(value, Mapping):
+        value = list(value.values())
+    return [tensor for part in value for tensor in tensors_in(part)] if isinstance(value, (tuple, list)) else []
+
+
+def _holds_numbers(module: nn.Module) -> bool:
+    return hasattr(module, "op") or _own_floats(module) > 0
+
+
+def _own_floats(module: nn.Module) -> int:
+    own = [*module.parameters(recurse=False), *(buffer for buffer in module.buffers(recurse=False) if buffer.is_floating_point())]
+    return sum(tensor.numel() for tensor in own)
+
+
+def _shape_of(name: str, module: nn.Module, inputs: list[Tensor], outputs: list[Tensor]) -> LayerShape:
+    elements = sum(tensor.numel() for tensor in inputs), sum(tensor.numel() for tensor in outputs)
+    kind, weight_shape = _weight_of(module)
+    weights = math.prod(weight_shape) if weight_shape else 0
+    floats = _own_floats(module) - (0 if hasattr(module, "op") else weights)
+    macs = _macs(module, inputs, outputs) if outputs else 0
+    trainable_before = any(tensor.requires_grad for tensor in inputs)
+    return LayerShape(name, kind, weights, weight_shape[0] if weight_shape else 0, floats, macs, *elements, trainable_before)
+
+
+def _weight_of(module: nn.Module) -> tuple[Kind, tuple[int, ...]]:
+    """Return the kind, and the shape of the weight that could be quantised: empty if there is none."""
+    weight: Any = getattr(module, "weight", None)
+    if hasattr(module, "op"):
+        op: Op = module.op  # type: ignore[assignment]
+        return op.kind, tuple(weight.shape)
+    if isinstance(module, nn.Linear):
+        return "linear", tuple(weight.shape)
+    if isinstance(module, _ConvNd) and not isinstance(module, _ConvTransposeNd):
+        return "conv", tuple(weight.shape)
+    return "float", ()
+
+
+def _macs(module: nn.Module, inputs: list[Tensor], outputs: list[Tensor]) -> int:
+    """Return the forward MACs of one sample."""
+    weight: Any = getattr(module, "weight", None)
+    if hasattr(module, "op"):
+        op: Op = module.op  # type: ignore[assignment]
+        return op.macs(tuple(weight.shape), tuple(outputs[0].shape[1:]))
+    if isinstance(module, _ConvTransposeNd):
+        return int(inputs[0].numel() * weight[0].numel())
+    if isinstance(module, (nn.Linear, _ConvNd)):
+        return int(outputs[0].numel() * weight[0].numel())
+    if isinstance(module, nn.RNNBase):
+        steps = inputs[0].numel() // module.input_size
+        return steps * sum(parameter.numel() for parameter in module.parameters() if parameter.dim() > 1)
+    return max(sum(tensor.numel() for tensor in inputs), sum(tensor.numel() for tensor in outputs))
+
+
+def _added(one: LayerShape, other: LayerShape) -> LayerShape:
+    return replace(
+        one,
+        macs=one.macs + other.macs,
+        input_elements=one.input_elements + other.input_elements,
+        output_elements=one.output_elements + other.output_elements,
+        trainable_before=one.trainable_before or other.trainable_before,
+    )

@@ -1,0 +1,40 @@
+"""Time of a training round on a device, as a sum of its parts: nothing is taken to overlap."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from fedapt.cost.profiles import Profile
+from fedapt.cost.trace import Trace
+
+
+@dataclass(frozen=True)
+class Time:
+    """Seconds by part."""
+
+    compute_s: float
+    movement_s: float
+    radio_s: float = 0.0
+
+    @property
+    def total_s(self) -> float:
+        """Sum of the parts."""
+        return self.compute_s + self.movement_s + self.radio_s
+
+
+def training_time(trace: Trace, batches: Sequence[int], profile: Profile) -> Time:
+    """Return the time of training, without radio; clients compute in fp32 whatever the width of the weights.
+
+    batches: sizes of the batches that were trained, in samples.
+    """
+    samples, steps = sum(batches), len(batches)
+    return Time(
+        compute_s=trace.macs(samples, steps) / profile.fp32_macs_per_s.value,
+        movement_s=trace.moved_bytes(samples, steps) / profile.memory_bytes_per_s.value,
+    )
+
+
+def radio_time(profile: Profile, downlink_bytes: int, uplink_bytes: int) -> float:
+    """Return the seconds of receiving and sending so many bytes, one after the other."""
+    return downlink_bytes / profile.downlink_bytes_per_s.value + uplink_bytes / profile.uplink_bytes_per_s.value

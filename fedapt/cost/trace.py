@@ -1,0 +1,132 @@
+"""What one training step does, layer by layer: the only thing that energy, time and memory are computed from.
+
+A method that computes gradients in another way (filtered, sparse, pruned) supplies other ops, and is charged for those.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal
+
+from fedapt.cost.saved import SavedBytes
+from fedapt.cost.shapes import LayerShape
+from fedapt.quant.grid import FLOAT_BITS, HIGHEST_BITS, LOWEST_BITS
+
+WIDTHS = (*range(LOWEST_BITS, HIGHEST_BITS + 1), FLOAT_BITS)
+
+
+@dataclass(frozen=True)
+class Op:
+    """One operation of a step. macs: for one sample; of an update, the weights that it touches, once a step."""
+
+    layer: str
+    kind: Literal["forward", "error", "weight_gradient", "update"]
+    macs: int
+    weight_bits: int
+    operand_bits: int = FLOAT_BITS
+
+
+OpsOf = Callable[[LayerShape, int], tuple[Op, ...]]
+
+
+@dataclass(frozen=True)
+class LayerTrace:
+    """One layer at a width, and what a step does with it."""
+
+    shape: LayerShape
+    bits: int
+    ops: tuple[Op, ...]
+
+    @property
+    def scales(self) -> int:
+        """Scales that are stored: a float weight has none."""
+        return 0 if self.bits == FLOAT_BITS else self.shape.scales
+
+    @cached_property
+    def sample_macs(self) -> int:
+        """MACs of one sample."""
+        return sum(op.macs for op in self.ops if op.kind != "update")
+
+    @cached_property
+    def step_macs(self) -> int:
+        """MACs of one step's update, whatever its batch."""
+        return sum(op.macs for op in self.ops if op.kind == "update")
+
+    @cached_property
+    def moved_bits(self) -> int:
+        """Bits of parameters moved in one step.
+
+        Everything the layer holds is read by the forward pass, and again by the backward pass if the layer does anything in
+        it; what is updated is read and written once more. A whole layer of k bits so moves 4k bits a weight, 128 bits a float
+        parameter and 96 bits a scale, which is read to update but not written. The papers charge the first layer alike,
+        although no error passes through it.
+        """
+        kinds = {op.kind for op in self.ops}
+        passes = ("forward" in kinds) + bool(kinds & {"error", "weight_gradient"})
+        held = self.shape.weights * self.bits + FLOAT_BITS * (self.scales + self.shape.float_parameters)
+        updated = sum(2 * op.macs * op.weight_bits for op in self.ops if op.kind == "update")
+        return passes * held + updated + (FLOAT_BITS * self.scales if "update" in kinds else 0)
+
+
+@dataclass(frozen=True)
+class Trace:
+    """One step of the whole model; see `SavedBytes` for the bytes."""
+
+    layers: tuple[LayerTrace, ...]
+    saved_bytes_per_sample: int
+    saved_bytes_fixed: int
+    input_bytes_per_sample: int
+
+    def macs(self, samples: int, steps: int) -> int:
+        """Return the MACs of training on so many samples in so many steps, updates included."""
+        return samples * sum(layer.sample_macs for layer in self.layers) + steps * sum(layer.step_macs for layer in self.layers)
+
+    def moved_bytes(self, samples: int, steps: int) -> float:
+        """Return the bytes of parameters and activations moved."""
+        parameters = steps * sum(layer.moved_bits for layer in self.layers) / 8
+        return parameters + self.moved_activation_bytes(samples, steps)
+
+    def moved_activation_bytes(self, samples: int, steps: int) -> int:
+        """Return the part that no width changes: what is kept for the backward pass is written and read, an input read twice."""
+        return 2 * (samples * (self.saved_bytes_per_sample + self.input_bytes_per_sample) + steps * self.saved_bytes_fixed)
+
+
+def exact_ops(shape: LayerShape, bits: int) -> tuple[Op, ...]:
+    """Return what ordinary backpropagation does with a layer; float parameters are updated at 32 bits."""
+    ops = [Op(shape.name, "forward", shape.macs, bits)]
+    if shape.trainable_before:
+        ops.append(Op(shape.name, "error", shape.macs, bits))
+    ops.append(Op(shape.name, "weight_gradient", shape.macs, bits))
+    if shape.weights:
+        ops.append(Op(shape.name, "update", shape.weights, bits))
+    if shape.float_parameters:
+        ops.append(Op(shape.name, "update", shape.float_parameters, FLOAT_BITS))
+    return tuple(ops)
+
+
+def trace_layer(shape: LayerShape, bits: int, ops_of: OpsOf = exact_ops) -> LayerTrace:
+    """Return the trace of one layer."""
+    return LayerTrace(shape, bits, ops_of(shape, bits))
+
+
+def trace_step(shapes: tuple[LayerShape, ...], bits: Mapping[str, int], saved: SavedBytes, ops_of: OpsOf = exact_ops) -> Trace:
+    """Return the trace of one step.
+
+    bits: width of the weights by layer; a layer that is not named is float.
+
+    Raises ValueError for a layer that the model does not have or that cannot be quantised, and for a width that is none of
+    `WIDTHS`.
+    """
+    check_bits(shapes, bits)
+    layers = tuple(trace_layer(shape, bits.get(shape.name, FLOAT_BITS), ops_of) for shape in shapes)
+    return Trace(layers, saved.per_sample, saved.fixed, saved.input_per_sample)
+
+
+def check_bits(shapes: tuple[LayerShape, ...], bits: Mapping[str, int]) -> None:
+    """Raise ValueError if widths are given for layers that do not exist or cannot be quantised, or are none of `WIDTHS`."""
+    if unknown := set(bits) - {shape.name for shape in shapes if shape.kind != "float"}:
+        raise ValueError(f"bits are given for layers that the model cannot quantise: {', '.join(sorted(unknown))}")
+    if odd := {name: width for name, width in bits.items() if width not in WIDTHS}:
+        raise ValueError(f"weights have {LOWEST_BITS} to {HIGHEST_BITS} bits, or {FLOAT_BITS} for float, got {odd}")

@@ -1,0 +1,91 @@
+"""From the options of a scenario to the data of every client."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from fedapt.data import strokes
+from fedapt.data.digits import digits
+from fedapt.data.examples import Examples, freeze, statistics
+from fedapt.data.owners import owners, rows_of
+from fedapt.data.partition import Task
+from fedapt.data.source import Source
+from fedapt.data.spec import DataSpec
+from fedapt.data.tabular import tabular
+from fedapt.seeding import numpy_stream
+
+Rows = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True, eq=False)
+class Federation:
+    """The samples of all clients and the global test set.
+
+    rows:     for each client, the rows of `train` that it trains on, ascending; disjoint, and empty for a client without data.
+    held_out: for each client, those of its own rows of `train` that it never trains on.
+    """
+
+    train: Examples
+    test: Examples
+    rows: tuple[Rows, ...]
+    held_out: tuple[Rows, ...]
+    class_names: tuple[str, ...]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape of one input."""
+        return self.train.inputs.shape[1:]
+
+    @property
+    def classes(self) -> int:
+        """The number of classes."""
+        return len(self.class_names)
+
+    @property
+    def clients(self) -> int:
+        """The number of clients, those without data included."""
+        return len(self.rows)
+
+    @property
+    def without_data(self) -> tuple[int, ...]:
+        """The clients that have nothing to train on."""
+        return tuple(client for client, rows in enumerate(self.rows) if not len(rows))
+
+
+def load(spec: DataSpec, clients: int, seed: int) -> Federation:
+    """Read or draw the samples and share them out among the clients; a pure function of its arguments and of the files they name.
+
+    Raises SetupError (missing, unsuitable), DamagedData (unreadable) or ScenarioError (a partition that cannot be made).
+    """
+    source = _source(spec, clients, seed)
+    owner = owners(spec.partition, Task(source.labels, clients, seed, source.columns))
+    inputs, test_inputs = source.inputs(owner)
+    mean, std = statistics(inputs)
+    own = [_hold_out(rows, spec.held_out, client, seed) for client, rows in enumerate(rows_of(owner, clients))]
+    return Federation(
+        train=Examples(freeze(inputs), freeze(source.labels), mean, std),
+        test=Examples(freeze(test_inputs), freeze(source.test_labels), mean, std),
+        rows=tuple(kept for kept, _ in own),
+        held_out=tuple(held_out for _, held_out in own),
+        class_names=source.class_names,
+    )
+
+
+def _source(spec: DataSpec, clients: int, seed: int) -> Source:
+    if spec.source == "strokes":
+        return strokes.source(spec.samples, spec.test_samples, clients, seed)
+    if spec.source == "digits":
+        return digits(spec, seed)
+    return tabular(spec, seed)
+
+
+def _hold_out(rows: Rows, share: float, client: int, seed: int) -> tuple[Rows, Rows]:
+    """Return the rows to train on and a seeded random share kept from training: at least one of two, never all."""
+    if share == 0 or len(rows) < 2:
+        return rows, rows[:0]
+    order = numpy_stream(seed, "data.held_out", client).permutation(len(rows))
+    count = min(max(1, round(len(rows) * share)), len(rows) - 1)
+    return rows[np.sort(order[count:])], rows[np.sort(order[:count])]

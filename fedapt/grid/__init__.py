@@ -1,0 +1,1 @@
+"""The Gateway between strategies and clients, and the transports behind it."""

@@ -1,0 +1,28 @@
+"""The one place that touches Flower's internals, for flwr 1.41; `tests/grid/test_flower.py` is the contract."""
+
+from __future__ import annotations
+
+import logging
+
+from flwr.app import Context, Message, RecordDict
+from flwr.supercore.task_identity import TaskIdentity
+
+TRAIN, EVALUATE = "train", "evaluate"
+
+
+def identify_process() -> None:
+    """Give this process the identity without which Flower refuses to build a message; keeps one that a SuperLink has given."""
+    for name in ("run_id", "task_id", "node_id"):
+        if getattr(TaskIdentity, f"_{name}") is None:
+            setattr(TaskIdentity, name, 0)
+    logging.getLogger("flwr").setLevel(logging.WARNING)
+
+
+def instruction(content: RecordDict, message_type: str, node_id: int) -> Message:
+    """Return a message to a node."""
+    return Message(content=content, dst_node_id=node_id, message_type=message_type)
+
+
+def context_of(client: int) -> Context:
+    """Return the context that a simulated node runs in: its partition is the client's number."""
+    return Context(run_id=0, node_id=client, node_config={"partition-id": client}, state=RecordDict(), run_config={})

@@ -1,0 +1,184 @@
+"""The Gateway: the only door between a strategy and the clients.
+
+To a strategy it is a Flower `Grid`: float models in, float models out. Inside, every client gets the model quantised to its own bits, bytes
+are counted both ways, replies are admitted and dequantised, and each attempt is written into the ledger. Nothing of that happens elsewhere.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Protocol
+
+import numpy as np
+from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
+from flwr.serverapp import Grid
+
+from fedapt.clients.instructions import EvaluateReport, TrainReport
+from fedapt.cost.ledger import LedgerRow
+from fedapt.grid.exact_sum import ExactSum
+from fedapt.grid.flower import EVALUATE, TRAIN, identify_process, instruction
+from fedapt.grid.participant import Participant
+from fedapt.grid.visit import Arrays, Outcome, Task
+from fedapt.grid.wishes import Wishes
+
+
+class Transport(Protocol):
+    """How tasks reach clients; `inline`, `ray` and `superlink` are three of it."""
+
+    def exchange(self, arrays: Arrays, tasks: Sequence[Task], total: ExactSum | None) -> Iterator[Outcome]:
+        """Yield at least one outcome for each task, in any order; with `total`, add the updates to it instead of returning them."""
+
+    def close(self) -> None:
+        """Stop what the transport started."""
+
+
+class Gateway(Grid):
+    """`linear`: the strategy only averages, and is handed one reply, the exact weighted mean."""
+
+    def __init__(
+        self,
+        transport: Transport,
+        participants: Mapping[int, Participant],
+        wishes: Wishes,
+        seed: int,
+        *,
+        linear: bool,
+        on_outcome: Callable[[Outcome], None] = lambda outcome: None,
+    ) -> None:
+        identify_process()
+        self.participants, self.wishes = participants, wishes
+        self._transport, self._seed, self._linear, self._on_outcome = transport, seed, linear, on_outcome
+        self._round, self._nodes = 0, list(participants)
+        self._pushed: dict[str, Message] = {}
+        self.outcomes: list[Outcome] = []
+        self.rows: list[LedgerRow] = []
+
+    def open_round(self, round: int, nodes: Sequence[int]) -> None:
+        """Show these clients, and no others, to the strategy; forget what the last round left in `outcomes` and `rows`."""
+        self._round, self._nodes = round, sorted(nodes)
+        self.outcomes, self.rows = [], []
+
+    def get_node_ids(self) -> list[int]:
+        """Return the clients of this round in order."""
+        return self._nodes
+
+    def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> list[Message]:
+        """Carry a strategy's messages to their clients and return what it may aggregate, in client order.
+
+        Clients that failed, or whose reply was not admitted, are missing from the replies and are in `rows` with the reason.
+        """
+        replies: list[Message] = []
+        for content, kind, clients in _broadcasts(messages):
+            arrays = {name: np.asarray(array.numpy()) for name, array in next(iter(content.array_records.values())).items()}
+            config = next(iter(content.config_records.values()), ConfigRecord())
+            tasks = [self._task(client, kind, config) for client in clients]
+            total = ExactSum() if self._linear and kind == TRAIN else None
+            outcomes = []
+            for outcome in self._transport.exchange(arrays, tasks, total):
+                outcomes.append(outcome)
+                self._on_outcome(outcome)
+            outcomes.sort(key=lambda outcome: (outcome.client, outcome.attempt))
+            self.outcomes += outcomes
+            if kind == EVALUATE:
+                replies += [_evaluation(outcome) for outcome in outcomes if isinstance(outcome.report, EvaluateReport)]
+                continue
+            self._record(tasks, outcomes)
+            trained = [outcome for outcome in outcomes if isinstance(outcome.report, TrainReport)]
+            replies += _mean_reply(arrays, trained, total) if total is not None else _replies(arrays, trained)
+        return replies
+
+    def _task(self, client: int, kind: str, config: ConfigRecord) -> Task:
+        participant = self.participants[client]
+        proximal_mu = float(config.get("proximal-mu", 0.0))  # type: ignore[arg-type]
+        bits = participant.bits(self.wishes.of(participant.policy, client).bits, proximal_mu)
+        assert isinstance(bits, dict), "a client that cannot take part is never shown to the strategy"
+        return Task("train" if kind == TRAIN else "evaluate", bits, participant.instructions(self._seed, self._round, proximal_mu))
+
+    def _record(self, tasks: Sequence[Task], outcomes: Sequence[Outcome]) -> None:
+        """Write the ledger rows, and let the wishes learn from what was admitted."""
+        given = {task.client: task for task in tasks}
+        learned: dict[tuple[str, float], list[Outcome]] = {}
+        for outcome in outcomes:
+            participant = self.participants[outcome.client]
+            task = given[outcome.client]
+            self.rows.append(participant.row(self._round, outcome, task.bits, task.instructions.proximal_mu))
+            if isinstance(outcome.report, TrainReport) and outcome.report.layers:
+                learned.setdefault((participant.policy.model_dump_json(), participant.lr), []).append(outcome)
+        for (_, lr), same in learned.items():
+            policy = self.participants[same[0].client].policy
+            self.wishes.learn(policy, lr, [(o.client, given[o.client].bits, o.report.layers) for o in same if isinstance(o.report, TrainReport)])
+
+    def push_messages(self, messages: Iterable[Message]) -> list[str]:
+        """Carry messages at once and keep the replies for `pull_messages`."""
+        replies = self.send_and_receive(messages)
+        names = [f"{self._round}:{len(self._pushed) + number}" for number in range(len(replies))]
+        self._pushed |= dict(zip(names, replies, strict=True))
+        return names
+
+    def pull_messages(self, message_ids: Iterable[str]) -> list[Message]:
+        """Return replies that `push_messages` kept."""
+        return [self._pushed.pop(name) for name in message_ids if name in self._pushed]
+
+    def create_message(self, content: RecordDict, message_type: str, dst_node_id: int, group_id: str, ttl: float | None = None) -> Message:
+        """Return a message to a client."""
+        return instruction(content, message_type, dst_node_id)
+
+    def set_run(self, run: object) -> None:
+        """Ignore Flower's run: fedapt has its own."""
+
+    @property
+    def run(self) -> None:  # type: ignore[override]
+        """Flower's run, of which there is none."""
+        return None
+
+    def close(self) -> None:
+        """Stop the transport."""
+        self._transport.close()
+
+
+def _broadcasts(messages: Iterable[Message]) -> Iterator[tuple[RecordDict, str, list[int]]]:
+    """Group messages that carry the same content object: a strategy sends one model to many clients."""
+    groups: dict[tuple[int, str], tuple[RecordDict, list[int]]] = {}
+    for message in messages:
+        key = (id(message.content), message.metadata.message_type)
+        groups.setdefault(key, (message.content, []))[1].append(message.metadata.dst_node_id)
+    for (_, kind), (content, clients) in groups.items():
+        yield content, kind, sorted(clients)
+
+
+def _mean_reply(arrays: Arrays, trained: Sequence[Outcome], total: ExactSum) -> list[Message]:
+    """Return one reply that stands for all: model plus exact mean update, with the summed weight."""
+    if not total.weight:
+        return []
+    mean = total.mean()
+    model = {name: (values + mean[name]).astype(np.float32) for name, values in arrays.items()}
+    weighed = [(outcome.report.samples, outcome.report.train_loss or 0.0) for outcome in trained if isinstance(outcome.report, TrainReport)]
+    loss = math.fsum(samples * loss for samples, loss in weighed) / total.weight
+    return [_reply(trained[0].client, TRAIN, model, {"num-examples": total.weight, "train_loss": loss})]
+
+
+def _replies(arrays: Arrays, trained: Sequence[Outcome]) -> list[Message]:
+    """Return one reply for each client that trained on something, each with arrays of its own: some strategies take them apart."""
+    replies = []
+    for outcome in trained:
+        if isinstance(outcome.report, TrainReport) and outcome.update is not None and outcome.report.samples:
+            model = {name: values + outcome.update[name] for name, values in arrays.items()}
+            metrics = {"num-examples": outcome.report.samples, "train_loss": outcome.report.train_loss or 0.0}
+            replies.append(_reply(outcome.client, TRAIN, model, metrics))
+    return replies
+
+
+def _evaluation(outcome: Outcome) -> Message:
+    report = outcome.report
+    assert isinstance(report, EvaluateReport)
+    metrics = {"num-examples": report.samples, "accuracy": report.correct / max(report.samples, 1), "loss": report.loss}
+    return _reply(outcome.client, EVALUATE, {}, metrics)
+
+
+def _reply(client: int, kind: str, model: Mapping[str, np.ndarray], metrics: Mapping[str, float]) -> Message:
+    """Return a Flower reply as if it came from the client."""
+    content = RecordDict({"metrics": MetricRecord(dict(metrics))})
+    if model:
+        content["arrays"] = ArrayRecord({name: Array(values) for name, values in model.items()})
+    return Message(content=content, reply_to=instruction(RecordDict(), kind, client))

@@ -1,0 +1,55 @@
+"""Where simulated clients work: one app, one model skeleton for each way to compute gradients, and the data of all clients."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from flwr.app import Context
+
+from fedapt.clients.app import client_app
+from fedapt.clients.backward import Backward
+from fedapt.clients.client import Client
+from fedapt.clients.continual import Continual
+from fedapt.clients.samples import Filter
+from fedapt.data import Federation
+from fedapt.grid.visit import App
+from fedapt.models import build
+from fedapt.quant.skeleton import Skeleton
+
+
+@dataclass(frozen=True)
+class ClientMethod:
+    """What a client does with its copy of the model, apart from its precision."""
+
+    backward: Backward
+    samples: Filter
+    continual: Continual
+
+
+@dataclass(frozen=True)
+class Workshop:
+    """What a worker needs to play any client; plain data, shared with workers once."""
+
+    federation: Federation
+    model: str
+    methods: Sequence[ClientMethod]
+    method_of: Sequence[int]
+
+    def open(self) -> App:
+        """Return the app that plays every client of the federation in this process."""
+        skeletons = [Skeleton(build(self.model, self.federation.shape, self.federation.classes, 0), m.backward.rule()) for m in self.methods]
+
+        def client_of(context: Context) -> Client:
+            number = int(context.node_config["partition-id"])
+            chosen = self.method_of[number]
+            return Client(
+                skeletons[chosen],
+                self.federation.train,
+                self.federation.rows[number],
+                self.federation.held_out[number],
+                self.methods[chosen].samples,
+                self.methods[chosen].continual,
+            )
+
+        return client_app(client_of)

@@ -1,0 +1,116 @@
+"""Stochastic gradient descent on a single copy: each weight moves as soon as its gradient exists, and the gradient is then gone.
+
+The step is taken in real units and re-gridded (`code - round(lr * gradient / scale)`), which makes the quantisation-aware scaling of
+Lin et al., "On-Device Training Under 256KB Memory" (arXiv 2206.15472), the identity.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Self
+
+import torch
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+from fedapt.quant.layers import Quantised, QuantisedLayer
+from fedapt.quant.rounding import Rounding
+from fedapt.quant.weight import UpdateStatistics
+
+
+@dataclass(frozen=True)
+class LayerStatistics:
+    """Means over the observed steps of one layer: Gavg as in APT, and the shares of weights that underflowed and clipped."""
+
+    gavg: float
+    underflow_share: float
+    clip_share: float
+
+
+class SingleCopySGD:
+    """Plain SGD for a model that `quantise` prepared; float parameters (biases, norms) take ordinary steps, also at once.
+
+    It holds on to the model until it is closed: use it in a `with` statement, or keep it for the model's life.
+
+    observe_every: statistics are taken on the first step and on every so-manieth after it; they cost a few passes over the codes.
+    proximal:      FedProx's mu (arXiv 1812.06127): pulls towards the weights at the start, of which it then keeps a second copy.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        quantised: Quantised,
+        lr: float,
+        rounding: Rounding,
+        generator: torch.Generator,
+        *,
+        observe_every: int = 4,
+        proximal: float = 0.0,
+    ) -> None:
+        self.lr, self.rounding, self.generator, self.observe_every, self.proximal = lr, rounding, generator, observe_every, proximal
+        self.layers = quantised.layers
+        self.steps = 0
+        self._seen: dict[str, list[UpdateStatistics]] = defaultdict(list)
+        self._starts: dict[int, Tensor] = {}
+        self._hooks: list[RemovableHandle] = []
+        for layer in self.layers.values():
+            layer.on_gradient = self._move_codes
+            self._remember(id(layer), layer.weight.dequantise())
+        for parameter in model.parameters():
+            self._remember(id(parameter), parameter.detach())
+            self._hooks.append(parameter.register_post_accumulate_grad_hook(self._move_float))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Let go of the model, so that another optimiser can take it."""
+        for hook in self._hooks:
+            hook.remove()
+        for layer in self.layers.values():
+            layer.on_gradient = None
+
+    @contextmanager
+    def step(self) -> Iterator[None]:
+        """Enclose one forward and backward pass; the weights have moved when it ends."""
+        for layer in self.layers.values():
+            layer.begin_step()
+        yield
+        self.steps += 1
+
+    def statistics(self) -> dict[str, LayerStatistics]:
+        """Return what was observed so far, for each layer that holds codes and has moved."""
+        return {name: _mean(seen, self.layers[name].weight.shape.numel()) for name, seen in self._seen.items()}
+
+    def _move_codes(self, layer: QuantisedLayer, gradient: Tensor) -> None:
+        if self.proximal:
+            gradient.add_(layer.weight.dequantise() - self._starts[id(layer)], alpha=self.proximal)
+        observe = self.steps % self.observe_every == 0
+        statistics = layer.weight.apply(gradient, self.lr, self.rounding, self.generator, observe)
+        if statistics is not None:
+            self._seen[layer.name].append(statistics)
+
+    @torch.no_grad()
+    def _move_float(self, parameter: Tensor) -> None:
+        if parameter.grad is None:
+            return
+        if self.proximal:
+            parameter.grad.add_(parameter - self._starts[id(parameter)], alpha=self.proximal)
+        parameter.add_(parameter.grad, alpha=-self.lr)
+        parameter.grad = None
+
+    def _remember(self, key: int, start: Tensor) -> None:
+        if self.proximal:
+            self._starts[key] = start.clone()
+
+
+def _mean(seen: list[UpdateStatistics], weights: int) -> LayerStatistics:
+    total = len(seen) * weights
+    return LayerStatistics(
+        gavg=sum(s.step_sum for s in seen) / total,
+        underflow_share=sum(s.underflow for s in seen) / total,
+        clip_share=sum(s.clipped for s in seen) / total,
+    )

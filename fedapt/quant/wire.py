@@ -1,0 +1,128 @@
+"""A quantised model as bytes: what really crosses the network, and what `uplink_bytes` and `downlink_bytes` count.
+
+The container is safetensors with one metadata key that holds canonical JSON, which is byte-stable between processes. For each
+quantised layer it has packed `codes`, `scale` and `zero` (or a float `weight`), and every float parameter under its own name.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import struct
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import safetensors.numpy
+import torch
+from safetensors import SafetensorError
+from torch import Tensor
+
+from fedapt.errors import DamagedData
+from fedapt.quant.grid import FLOAT_BITS, HIGHEST_BITS, LOWEST_BITS, Grid, GridOptions
+from fedapt.quant.packing import pack, unpack
+from fedapt.quant.rounding import Rounding
+from fedapt.quant.weight import CodedWeight, FloatWeight, quantise_tensor
+
+PROTOCOL = 1
+
+
+@dataclass(frozen=True)
+class QuantisedModel:
+    """weights: one for each quantised layer; floats: every other float parameter and buffer, by its name in the model."""
+
+    weights: dict[str, CodedWeight | FloatWeight]
+    floats: dict[str, Tensor]
+
+    def dequantised(self) -> dict[str, np.ndarray]:
+        """Return float32 arrays by parameter name; a float weight is the stored array itself."""
+        arrays = {f"{layer}.weight": weight.dequantise().numpy() for layer, weight in self.weights.items()}
+        return arrays | {name: values.numpy() for name, values in self.floats.items()}
+
+    @property
+    def bits(self) -> dict[str, int]:
+        """Width of each layer's codes; 32 means float."""
+        return {layer: weight.bits for layer, weight in self.weights.items()}
+
+
+def quantise_arrays(
+    arrays: Mapping[str, np.ndarray], bits: Mapping[str, int], grid: GridOptions, rounding: Rounding, generator: torch.Generator
+) -> QuantisedModel:
+    """Quantise a float model, given as arrays by parameter name, to `bits` for each layer; the arrays are not touched."""
+    weights = {
+        layer: quantise_tensor(torch.from_numpy(np.array(arrays[f"{layer}.weight"])), width, grid, rounding, generator)
+        for layer, width in bits.items()
+    }
+    coded = {f"{layer}.weight" for layer in bits}
+    return QuantisedModel(weights, {name: torch.from_numpy(np.array(a)) for name, a in arrays.items() if name not in coded})
+
+
+def to_bytes(model: QuantisedModel, header: Mapping[str, Any]) -> bytes:
+    """Encode a model and a header of JSON values."""
+    tensors: dict[str, np.ndarray] = {}
+    layers = {}
+    for layer, weight in model.weights.items():
+        stored = weight.tensors()
+        layers[layer] = [weight.bits, *weight.shape]
+        if isinstance(weight, CodedWeight):
+            stored["codes"] = pack(weight.codes.flatten(), weight.bits)
+        tensors |= {f"{layer}.{part}": values.numpy() for part, values in stored.items()}
+    tensors |= {name: np.ascontiguousarray(values.numpy()) for name, values in model.floats.items()}
+    text = json.dumps({**header, "protocol": PROTOCOL, "layers": layers}, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return safetensors.numpy.save(tensors, metadata={"fedapt": text})
+
+
+def from_bytes(message: bytes) -> tuple[QuantisedModel, dict[str, Any]]:
+    """Decode a message into the model and its header; raises DamagedData saying what is wrong with it."""
+    header = _header(message)
+    try:
+        tensors = {name: torch.from_numpy(array.copy()) for name, array in safetensors.numpy.load(message).items()}
+        layers = {str(layer): (int(bits), [int(side) for side in shape]) for layer, (bits, *shape) in header.pop("layers").items()}
+    except (SafetensorError, ValueError, TypeError, KeyError, AttributeError) as error:
+        raise DamagedData(f"the message is not a quantised model: {error!r}") from None
+    weights = {layer: _weight(layer, bits, shape, tensors) for layer, (bits, shape) in layers.items()}
+    return QuantisedModel(weights, {name: _float32(name, values) for name, values in tensors.items()}), header
+
+
+def _header(message: bytes) -> dict[str, Any]:
+    """Read the metadata without touching the tensors: safetensors begins with the length of a JSON header."""
+    try:
+        (length,) = struct.unpack_from("<Q", message)
+        if length > len(message) - 8:
+            raise ValueError(f"it declares a header of {length} bytes and has {len(message)}")
+        header = json.loads(json.loads(message[8 : 8 + length])["__metadata__"]["fedapt"])
+        protocol = header.pop("protocol")
+    except (struct.error, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise DamagedData(f"the message is not one of fedapt's: {error!r}") from None
+    if protocol != PROTOCOL:
+        raise DamagedData(f"the message speaks protocol {protocol!r}, this side speaks {PROTOCOL}: upgrade the older of the two")
+    return dict(header)
+
+
+def _weight(layer: str, bits: int, shape: list[int], tensors: dict[str, Tensor]) -> CodedWeight | FloatWeight:
+    """Take one layer's tensors out of `tensors` and build its weight."""
+
+    def part(name: str) -> Tensor:
+        if f"{layer}.{name}" not in tensors:
+            raise DamagedData(f"layer {layer}: `{layer}.{name}` is missing from the message")
+        return tensors.pop(f"{layer}.{name}")
+
+    if bits == FLOAT_BITS:
+        return FloatWeight(_float32(layer, part("weight")).reshape(shape))
+    if not LOWEST_BITS <= bits <= HIGHEST_BITS or not shape or min(shape) < 1:
+        raise DamagedData(f"layer {layer}: cannot have shape {shape} at {bits} bits")
+    packed, scale, zero = part("codes"), _float32(layer, part("scale")), _float32(layer, part("zero"))
+    if scale.shape not in {(1,), (shape[0],)} or zero.shape != scale.shape or not bool((scale > 0).all()) or packed.dtype != torch.uint8:
+        raise DamagedData(f"layer {layer}: needs uint8 codes and 1 or {shape[0]} positive scales with as many zeros, got {tuple(scale.shape)}")
+    try:
+        codes = unpack(packed.flatten(), bits, math.prod(shape)).view(shape)
+    except ValueError as error:
+        raise DamagedData(f"layer {layer}: {error}") from None
+    return CodedWeight(codes, Grid(scale, zero, bits))
+
+
+def _float32(name: str, values: Tensor) -> Tensor:
+    if values.dtype != torch.float32 or not bool(values.isfinite().all()):
+        raise DamagedData(f"{name}: expected finite float32 numbers, got {values.dtype} with {int((~values.isfinite()).sum())} non-finite")
+    return values

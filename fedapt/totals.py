@@ -1,0 +1,239 @@
+"""What a whole run cost and reached: ledger rows are added up round by round, so that they need not stay in memory."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+
+from fedapt.cost.ledger import ClientRecord, LedgerRow, RoundRecord
+
+SUMMED = (
+    "energy_j",
+    "energy_compute_j",
+    "energy_movement_j",
+    "energy_radio_j",
+    "time_s",
+    "time_compute_s",
+    "time_movement_s",
+    "time_radio_s",
+    "downlink_bytes",
+    "uplink_bytes",
+    "samples",
+    "steps",
+    "macs",
+)
+TABLES = ("linear", "horowitz", "bitops")
+COSTS = {"energy": "energy_j", "time": "time_s", "memory": "memory_bytes", "bytes": "downlink_bytes"}
+
+
+@dataclass(frozen=True)
+class Spread:
+    """How a figure is spread over clients; `clients` is how many have the figure."""
+
+    clients: int
+    mean: float
+    min: float
+    p10: float
+    median: float
+    p90: float
+    max: float
+
+
+@dataclass(frozen=True)
+class Cause:
+    """Why clients did not contribute: how often, and which clients (sorted)."""
+
+    status: str
+    reason: str
+    count: int
+    clients: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class GroupTotals:
+    """What a group of clients, or all of them, spent: sums over ledger rows, except the peak `memory_bytes` and the means.
+
+    `clients` have taken part or could have, `updates` are those that were aggregated, `attempts` are the ledger rows,
+    `mean_bits` is the mean over the updates, and `accuracy` the mean over the clients with held-out samples.
+    """
+
+    group: str
+    profile: str = ""
+    clients: int = 0
+    updates: int = 0
+    attempts: int = 0
+    energy_j: float = 0.0
+    energy_compute_j: float = 0.0
+    energy_movement_j: float = 0.0
+    energy_radio_j: float = 0.0
+    time_s: float = 0.0
+    time_compute_s: float = 0.0
+    time_movement_s: float = 0.0
+    time_radio_s: float = 0.0
+    downlink_bytes: int = 0
+    uplink_bytes: int = 0
+    memory_bytes: int = 0
+    samples: int = 0
+    steps: int = 0
+    macs: int = 0
+    mean_bits: float | None = None
+    accuracy: float | None = None
+
+
+@dataclass(frozen=True)
+class Summary:
+    """A run on one page.
+
+    `accuracy` and `loss` are the global model's when it was last evaluated, `client_accuracy` is that of the final model at
+    each client's own bits on its held-out samples.
+    `total.time_s` is the sum of what devices worked; `simulated_time_s` is what the federation waited for: the slowest
+    client of each round. `wall_s` is what this machine took for the rounds. `energy_tables_j` prices the same work under
+    each energy table. `sources` counts, for each cost, the ledger rows by where the figure comes from.
+    """
+
+    rounds: int
+    accuracy: float | None
+    loss: float | None
+    best_accuracy: float | None
+    best_round: int | None
+    client_accuracy: Spread | None
+    total: GroupTotals
+    groups: tuple[GroupTotals, ...]
+    statuses: dict[str, int]
+    causes: tuple[Cause, ...]
+    energy_tables_j: dict[str, float]
+    sources: dict[str, dict[str, int]]
+    simulated_time_s: float
+    wall_s: float
+
+
+@dataclass
+class _Sums:
+    """The running sums of one group."""
+
+    profile: str
+    clients: set[int] = field(default_factory=set)
+    figures: dict[str, Any] = field(default_factory=lambda: dict.fromkeys(SUMMED, 0))
+    updates: int = 0
+    attempts: int = 0
+    memory_bytes: int = 0
+    bits: float = 0.0
+    bits_rows: int = 0
+
+    def add(self, row: LedgerRow) -> None:
+        self.clients.add(row.client)
+        self.attempts += 1
+        self.memory_bytes = max(self.memory_bytes, row.memory_bytes)
+        for name in SUMMED:
+            self.figures[name] += getattr(row, name)
+        if row.status == "ok":
+            self.updates += 1
+            if row.mean_bits is not None:
+                self.bits += row.mean_bits
+                self.bits_rows += 1
+
+    def freeze(self, group: str) -> GroupTotals:
+        return GroupTotals(
+            group,
+            self.profile,
+            len(self.clients),
+            self.updates,
+            self.attempts,
+            memory_bytes=self.memory_bytes,
+            mean_bits=self.bits / self.bits_rows if self.bits_rows else None,
+            **{name: self.figures[name] for name in SUMMED},
+        )
+
+
+class Totals:
+    """Running sums over the ledger; rounds added in the same order give the same bits."""
+
+    def __init__(self) -> None:
+        self._all = _Sums("")
+        self._groups: dict[str, _Sums] = {}
+        self._statuses: Counter[str] = Counter()
+        self._causes: dict[tuple[str, str], Counter[int]] = {}
+        self._tables = dict.fromkeys(TABLES, 0.0)
+        self._sources: dict[str, Counter[str]] = {cost: Counter() for cost in COSTS}
+        self._simulated_time_s = 0.0
+
+    def add(self, rows: Iterable[LedgerRow]) -> None:
+        """Add all rows of one round, in any order."""
+        waited_s: defaultdict[int, float] = defaultdict(float)
+        for row in in_order(rows):
+            self._all.add(row)
+            self._groups.setdefault(row.group, _Sums(row.profile)).add(row)
+            self._statuses[row.status] += 1
+            waited_s[row.client] += row.time_s
+            if row.status != "ok":
+                self._causes.setdefault((row.status, row.reason), Counter())[row.client] += 1
+            for table in TABLES:
+                self._tables[table] += getattr(row, f"energy_{table}_j")
+            for cost, figure in COSTS.items():
+                if getattr(row, figure):
+                    self._sources[cost][getattr(row, f"{cost}_source")] += 1
+        self._simulated_time_s += max(waited_s.values(), default=0.0)
+
+    def summarise(self, rounds: Sequence[RoundRecord], clients: Sequence[ClientRecord]) -> Summary:
+        """Put the sums, the rounds and the clients' final accuracies together."""
+        scored = [(record.accuracy, record) for record in rounds if record.accuracy is not None]
+        accuracy, last = scored[-1] if scored else (None, None)
+        best_accuracy, best = max(scored, key=lambda pair: pair[0], default=(None, None))
+        return Summary(
+            rounds=len(rounds),
+            accuracy=accuracy,
+            loss=last.loss if last else None,
+            best_accuracy=best_accuracy,
+            best_round=best.round if best else None,
+            client_accuracy=_spread(_accuracies(clients)),
+            total=_with_clients(self._all.freeze("all"), clients),
+            groups=self._group_totals(clients),
+            statuses=dict(sorted(self._statuses.items())),
+            causes=self._sorted_causes(),
+            energy_tables_j=dict(self._tables),
+            sources={cost: dict(sorted(counts.items())) for cost, counts in self._sources.items()},
+            simulated_time_s=self._simulated_time_s,
+            wall_s=sum(record.wall_s for record in rounds),
+        )
+
+    def _group_totals(self, clients: Sequence[ClientRecord]) -> tuple[GroupTotals, ...]:
+        members: dict[str, list[ClientRecord]] = {}
+        for client in clients:
+            members.setdefault(client.group, []).append(client)
+        found = {group: sums.freeze(group) for group, sums in self._groups.items()}
+        empty = {group: GroupTotals(group, of[0].profile) for group, of in members.items()}
+        return tuple(_with_clients(found.get(group) or empty[group], members.get(group, ())) for group in {**empty, **found})
+
+    def _sorted_causes(self) -> tuple[Cause, ...]:
+        causes = [
+            Cause(status, reason, clients.total(), tuple(sorted(clients))) for (status, reason), clients in self._causes.items()
+        ]
+        return tuple(sorted(causes, key=lambda cause: (-cause.count, cause.status, cause.reason)))
+
+
+def in_order(rows: Iterable[LedgerRow]) -> list[LedgerRow]:
+    """Return ledger rows in their canonical order, which does not depend on who answered first."""
+    return sorted(rows, key=lambda row: (row.round, row.client, row.attempt))
+
+
+def _accuracies(clients: Sequence[ClientRecord]) -> list[float]:
+    return [client.accuracy for client in clients if client.accuracy is not None]
+
+
+def _with_clients(totals: GroupTotals, clients: Sequence[ClientRecord]) -> GroupTotals:
+    """Complete a group's totals by what is known of its clients; without records, the clients seen in the ledger count."""
+    if not clients:
+        return totals
+    spread = _spread(_accuracies(clients))
+    return replace(totals, clients=len(clients), accuracy=spread.mean if spread else None)
+
+
+def _spread(values: Sequence[float]) -> Spread | None:
+    if not values:
+        return None
+    low, p10, median, p90, high = (float(value) for value in np.quantile(values, (0, 0.1, 0.5, 0.9, 1)))
+    return Spread(len(values), float(np.mean(values)), low, p10, median, p90, high)

@@ -1,0 +1,39 @@
+"""Flower's own strategies, unchanged: their options are the arguments of their constructors.
+
+Sampling is not theirs here: the Gateway shows them only the cohort of the round, and they take all of it.
+"""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any, Literal
+
+import flwr.serverapp.strategy as flower
+from pydantic import create_model
+
+from fedapt.strategies.strategy import StrategyOptions
+
+WHOLE_COHORT: dict[str, Any] = {
+    "fraction_train": 1.0,
+    "fraction_evaluate": 1.0,
+    "min_train_nodes": 1,
+    "min_evaluate_nodes": 1,
+    "min_available_nodes": 1,
+}
+NOT_OPTIONS = {*WHOLE_COHORT, "weighted_by_key", "arrayrecord_key", "configrecord_key", "train_loss_key", "selection_rule"}
+NOT_OPTIONS |= {"train_metrics_aggr_fn", "evaluate_metrics_aggr_fn"}
+
+
+def stock(strategy: type[flower.Strategy], *, linear: bool = False) -> type[StrategyOptions]:
+    """Return the options of a Flower strategy, read from its constructor; the scenario calls it by its name in lower case."""
+    name = strategy.__name__
+    options: dict[str, Any] = {}
+    for parameter in inspect.signature(strategy).parameters.values():
+        if parameter.name not in NOT_OPTIONS:
+            options[parameter.name] = (parameter.annotation, ... if parameter.default is parameter.empty else parameter.default)
+
+    def build(self: StrategyOptions) -> flower.Strategy:
+        return strategy(**WHOLE_COHORT, **{key: getattr(self, key) for key in options})
+
+    base = type(f"Stock{name}", (StrategyOptions,), {"linear": linear, "build": build, "__module__": __name__})
+    return create_model(name, __base__=base, __doc__=f"Flower's {name}.", kind=(Literal[name.lower()], name.lower()), **options)
