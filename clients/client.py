@@ -1,12 +1,13 @@
 """The device side: one client that trains the one copy of the model that it was sent.
 
-It never holds a float model, a master copy, or the codes it started from; the message is decoded, trained in place, and sent back.
+It never holds a float model, a master copy, or the codes it started from; the message is decoded, trained in place, and sent
+back.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,12 +15,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fedapt.clients.continual import Continual
+from fedapt.clients.continual.memory import Continual
 from fedapt.clients.instructions import EvaluateReport, Instructions, LayerReport, TrainReport
-from fedapt.clients.samples import Filter
+from fedapt.clients.samples.filter import Filter
 from fedapt.data.examples import Examples
 from fedapt.errors import RunFailed
-from fedapt.quant import CodedWeight, SingleCopySGD
+from fedapt.quant import CodedWeight, LayerStatistics, SingleCopySGD
 from fedapt.quant.skeleton import Skeleton
 from fedapt.quant.weight import refit
 from fedapt.quant.wire import from_bytes, to_bytes
@@ -27,13 +28,15 @@ from fedapt.seeding import numpy_stream, torch_stream
 
 EVALUATION_BATCH = 256
 CLIPPED_TOO_MUCH = 0.01
+OBSERVED_FROM = 0.75
 
 
 @dataclass(frozen=True)
 class Client:
     """A device with its samples: `rows` of `examples` to train on, `held_out` to evaluate on.
 
-    A range in which more than one code in a hundred clips is laid anew between two local epochs.
+    Statistics are of the last quarter of an epoch: bits are for the gradients that are left when the easy part is learned. A
+    range in which more than one code in a hundred clips is laid anew between two epochs.
     """
 
     skeleton: Skeleton
@@ -51,23 +54,27 @@ class Client:
         self.skeleton.model.train()
         key = (instructions.seed, instructions.round, instructions.client)
         generator = torch_stream(key[0], "rounding", *key[1:])
-        losses, batches = [], Counter[int]()
+        losses: list[float] = []
+        sizes = Counter[int]()
+        seen: dict[str, LayerStatistics] = {}
+        mu = instructions.proximal_mu
         with SingleCopySGD(
-            self.skeleton.model, self.skeleton.quantised, instructions.lr, instructions.rounding, generator, proximal=instructions.proximal_mu
+            self.skeleton.model, self.skeleton.quantised, instructions.lr, instructions.rounding, generator, proximal=mu
         ) as sgd:
             for epoch in range(instructions.epochs):
-                if epoch:
-                    self._refit(sgd, instructions, generator)
-                for rows in self._batches(instructions, epoch):
-                    losses.append(self._step(sgd, rows))
-                    batches[len(rows)] += 1
-            report = TrainReport(
-                samples=len(self.rows),
-                batches=dict(batches),
-                train_loss=sum(losses) / len(losses) if losses else None,
-                layers={name: LayerReport(**vars(seen)) for name, seen in sgd.statistics().items()},
-            )
-        return to_bytes(self.skeleton.unload(), {"report": report.model_dump()})
+                self._refit(seen, instructions, generator)
+                batches = self._batches(instructions, epoch)
+                for number, rows in enumerate(batches):
+                    losses.append(self._step(sgd, rows, observe=number >= len(batches) * OBSERVED_FROM))
+                    sizes[len(rows)] += 1
+                seen = sgd.take_statistics()
+        report = TrainReport(
+            samples=len(self.rows),
+            batches=dict(sizes),
+            train_loss=sum(losses) / len(losses) if losses else None,
+            layers={name: LayerReport(**vars(layer)) for name, layer in seen.items()},
+        )
+        return to_bytes(self.skeleton.unload(), {"report": report.model_dump(mode="json")})
 
     def evaluate(self, message: bytes) -> bytes:
         """Evaluate the model in the message, at the bits it came in, on the held-out samples; return a report alone."""
@@ -84,14 +91,13 @@ class Client:
         report = EvaluateReport(samples=len(self.held_out), correct=correct, loss=loss / max(len(self.held_out), 1))
         return report.model_dump_json().encode()
 
-    def _batches(self, instructions: Instructions, epoch: int) -> Iterator[np.ndarray]:
+    def _batches(self, instructions: Instructions, epoch: int) -> list[np.ndarray]:
         order = numpy_stream(instructions.seed, "batches", instructions.round, instructions.client, epoch).permutation(self.rows)
-        for first in range(0, len(order), instructions.batch):
-            yield order[first : first + instructions.batch]
+        return [order[first : first + instructions.batch] for first in range(0, len(order), instructions.batch)]
 
-    def _step(self, sgd: SingleCopySGD, rows: np.ndarray) -> float:
+    def _step(self, sgd: SingleCopySGD, rows: np.ndarray, observe: bool) -> float:
         inputs, labels = self.continual.extend(*self.examples.batch(rows))
-        with sgd.step():
+        with sgd.step(observe):
             losses = F.cross_entropy(self.skeleton.model(inputs), labels, reduction="none")
             chosen = self.samples.choose(losses.detach())
             loss: Tensor = losses.mean() if chosen is None else losses[chosen].mean()
@@ -100,8 +106,9 @@ class Client:
             loss.backward()  # type: ignore[no-untyped-call]
         return float(loss.detach())
 
-    def _refit(self, sgd: SingleCopySGD, instructions: Instructions, generator: torch.Generator) -> None:
-        for name, seen in sgd.statistics().items():
+    def _refit(self, seen: Mapping[str, LayerStatistics], instructions: Instructions, generator: torch.Generator) -> None:
+        """Lay new grids, between two epochs, where the weights have outgrown theirs."""
+        for name, statistics in seen.items():
             layer = self.skeleton.quantised.layers[name]
-            if seen.clip_share > CLIPPED_TOO_MUCH and isinstance(layer.weight, CodedWeight):
+            if statistics.clip_share > CLIPPED_TOO_MUCH and isinstance(layer.weight, CodedWeight):
                 layer.weight = refit(layer.weight, instructions.grid, generator)

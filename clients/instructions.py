@@ -26,7 +26,7 @@ class Instructions(Options):
     lr: FiniteFloat = Field(gt=0)
     rounding: Rounding
     grid: GridOptions
-    proximal_mu: FiniteFloat = Field(0.0, ge=0)
+    proximal_mu: FiniteFloat = Field(default=0.0, ge=0)
 
 
 class LayerReport(Options):

@@ -21,7 +21,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
-    help="Federated and continual learning on edge devices: simulate hundreds of clients that train on one quantised copy of the model.",
+    help="Federated and continual learning on edge devices: simulate hundreds of clients, each training one quantised model.",
     epilog="Try: [bold]fedapt run noniid[/]  or  [bold]fedapt run my.yaml --set rounds=5[/]",
 )
 
@@ -52,10 +52,12 @@ def _global(
     pass
 
 
-@app.command(epilog="Examples: [bold]fedapt run noniid[/]  ·  [bold]fedapt run my.yaml --set seed=1 --set clients.local.lr=0.1[/]")
+@app.command(epilog="Examples: [bold]fedapt run noniid[/]  ·  [bold]fedapt run my.yaml --set seed=1 --set rounds=5[/]")
 def run(
-    scenario: Annotated[str, typer.Argument(help="A scenario file, or the name of one that comes with fedapt, such as `noniid`.")],
-    overrides: Annotated[list[str] | None, typer.Option("--set", metavar="KEY.PATH=VALUE", help="Replace a value of the scenario.")] = None,
+    scenario: Annotated[str, typer.Argument(help="A scenario file, or the name of a packaged one, such as `noniid`.")],
+    overrides: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Replace a value of the scenario.")
+    ] = None,
     output: Annotated[Path, typer.Option("--output", "-o", help="Where run folders are made.")] = Path("runs"),
 ) -> None:
     """Run a scenario; results and a report go into a new folder."""
@@ -110,7 +112,7 @@ def _stoppable() -> Iterator[None]:
         yield
     except _Stopped:
         name = signal.Signals(received[0]).name
-        print(f"Stopped by {name}: the rounds that were committed are kept, the one that was under way is discarded.", file=sys.stderr)
+        print(f"Stopped by {name}: committed rounds are kept, the one that was under way is discarded.", file=sys.stderr)
         sys.exit(128 + received[0])
     finally:
         for number, handler in before.items():

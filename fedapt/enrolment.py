@@ -53,7 +53,9 @@ def enrol(scenario: Scenario, federation: Federation) -> Enrolment:
         reasons = "; ".join(dict.fromkeys(row.reason for row in refused))
         raise ScenarioError(f"none of the {len(group_of)} clients can take part: {reasons}")
     methods = [ClientMethod(group.method.backward, group.method.samples, group.method.continual) for group in groups]
-    return Enrolment(participants, tuple(refused), wishes, Workshop(federation, scenario.model, methods, group_of), groups, group_of)
+    return Enrolment(
+        participants, tuple(refused), wishes, Workshop(federation, scenario.model, methods, group_of), groups, group_of
+    )
 
 
 def _participant(client: int, group: Group, cost: CostModel, federation: Federation) -> Participant:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable
 from typing import Annotated, Any
@@ -31,7 +32,10 @@ def quantity(text: Any, units: dict[str, float], example: str) -> float:
     match = re.fullmatch(r"\s*([0-9]*\.?[0-9]+(?:[eE][+-]?[0-9]+)?)\s*([A-Za-z]+)\s*", str(text))
     if not match or match[2] not in units:
         raise ValueError(f"expected a number with a unit ({', '.join(units)}), for example `{example}`")
-    return float(match[1]) * units[match[2]]
+    number = float(match[1]) * units[match[2]]
+    if not math.isfinite(number):
+        raise ValueError(f"expected a number with a unit of a usable size, for example `{example}`")
+    return number
 
 
 def _shortest(value: float, units: dict[str, float]) -> str:

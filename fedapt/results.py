@@ -57,6 +57,7 @@ Units are in the names: _j joules, _s seconds, _bytes bytes. Rounds and clients 
 ROUND_COLUMNS = [column.name for column in fields(RoundRecord) if column.name != "wish_bits"]
 LEDGER_COLUMNS = [column.name for column in fields(LedgerRow)]
 TEXTS = ["group", "profile", "status", "reason"]
+SUMMARY_KEYS = [column.name for column in fields(Summary)]
 CLIENT_COLUMNS = [column.name for column in fields(ClientRecord)]
 
 
@@ -167,17 +168,15 @@ def read_run(path: Path) -> Run:
         raise SetupError(f"{path} is not a run folder (it has no scenario.yaml). Give the path that `fedapt run` printed first.")
     with _readable(path / "scenario.yaml") as file:
         scenario = file.read_text(encoding="utf-8")
-    with _readable(path / "environment.json") as file:
-        environment = json.loads(file.read_bytes())
+    environment = _read_json(path / "environment.json", ())
     rounds = _read_csv(path / "rounds.csv", ROUND_COLUMNS)
     parts = ledger_files(path, len(rounds))
     layers = read_layers(parts[0]) if parts else []
     finished = (path / "summary.json").exists()
-    if finished:
-        with _readable(path / "summary.json") as file:
-            summary = json.loads(file.read_bytes())
-    else:
-        summary = _interrupted(rounds, parts)
+    summary = _read_json(path / "summary.json", SUMMARY_KEYS) if finished else _interrupted(rounds, parts)
+    with _readable(path / "rounds.csv"):
+        if len(rounds) != summary["rounds"] or rounds["round"].tolist() != list(range(len(rounds))):
+            raise ValueError(f"it does not hold the rounds 0 to {summary['rounds'] - 1}")
     clients = _read_csv(path / "clients.csv", CLIENT_COLUMNS)
     return Run(path, finished, rounds, clients, summary, scenario, environment, layers, tuple(parts))
 
@@ -238,22 +237,33 @@ def _readable(path: Path) -> Iterator[Path]:
         raise DamagedData(f"{path} cannot be read ({reason}). Restore it from a copy, or run the scenario again.") from None
 
 
+def _read_json(path: Path, keys: Sequence[str]) -> dict[str, Any]:
+    with _readable(path):
+        value = json.loads(path.read_bytes())
+        missing = [key for key in keys if key not in value] if isinstance(value, dict) else ["of any name"]
+        if missing:
+            raise ValueError(f"it has no entry {', '.join(missing)}")
+        return dict(value)
+
+
 def _read_csv(path: Path, columns: Sequence[str]) -> pandas.DataFrame:
     """Read a table of a run; what is not there yet has no rows, and a line without an end was being written."""
     import pandas
 
-    if not path.exists():
+    text = path.read_bytes() if path.exists() else b""
+    whole = text[: text.rfind(b"\n") + 1]
+    if not whole:
         return pandas.DataFrame(columns=list(columns))
     with _readable(path):
-        text = path.read_bytes()
-        whole = text[: text.rfind(b"\n") + 1]
-        names = next(csv.reader(whole.decode().splitlines()), [])
+        names = next(csv.reader(whole.decode().splitlines()))
         # A group may be called NA, and an empty reason is a text: only numbers can be missing.
         gaps = {name: ["", "nan"] for name in names if name not in TEXTS}
         table = pandas.read_csv(io.BytesIO(whole), keep_default_na=False, na_values=gaps)
-        missing = [name for name in columns if name not in table]
-        if missing:
-            raise ValueError(f"it has no column {', '.join(missing)}")
+        unusable = [
+            name for name in columns if name not in table or (name in gaps and len(table) and table[name].dtype.kind not in "iuf")
+        ]
+        if unusable:
+            raise ValueError(f"it has no numbers or no column {', '.join(unusable)}")
     return table
 
 

@@ -1,7 +1,7 @@
 """One run from scenario to results: the story of fedapt.
 
-Each round the strategy addresses a cohort through the Gateway, gets updates back, and makes the next global model; the round is committed
-with its ledger before the next one begins.
+Each round the strategy addresses a cohort through the Gateway, gets updates back, and makes the next global model; the round is
+committed with its ledger before the next one begins.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from flwr.app import Array, ArrayRecord, ConfigRecord
 from flwr.serverapp.strategy import Strategy
 
 from fedapt.clients.instructions import EvaluateReport
-from fedapt.cost.ledger import ClientRecord, LedgerRow, RoundRecord
+from fedapt.cost.ledger import LedgerRow, RoundRecord
 from fedapt.data import load
 from fedapt.enrolment import Enrolment, enrol
 from fedapt.errors import RunFailed, SetupError
@@ -74,7 +74,13 @@ class Story:
     """The rounds of one run, and what is known of them so far."""
 
     def __init__(
-        self, scenario: Scenario, gateway: Gateway, enrolment: Enrolment, evaluator: Evaluator, folder: RunFolder, display: Display
+        self,
+        scenario: Scenario,
+        gateway: Gateway,
+        enrolment: Enrolment,
+        evaluator: Evaluator,
+        folder: RunFolder,
+        display: Display,
     ) -> None:
         self._scenario, self._gateway, self._enrolment = scenario, gateway, enrolment
         self._evaluator, self._folder, self._display = evaluator, folder, display
@@ -110,10 +116,14 @@ class Story:
         record = ArrayRecord({name: Array(values) for name, values in self._arrays.items()})
         replies = gateway.send_and_receive(strategy.configure_train(number + 1, record, ConfigRecord(), gateway))
         if not replies:
-            raise RunFailed(f"round {number}: none of {len(gateway.get_node_ids())} clients returned an update: {_causes(gateway.rows)}")
+            raise RunFailed(
+                f"round {number}: none of {len(gateway.get_node_ids())} clients returned an update: {_causes(gateway.rows)}"
+            )
         aggregated, _ = strategy.aggregate_train(number + 1, replies)
         if aggregated is None:
-            raise RunFailed(f"round {number}: the strategy {self._scenario.strategy.kind} made no model of {len(replies)} replies")
+            raise RunFailed(
+                f"round {number}: the strategy {self._scenario.strategy.kind} made no model of {len(replies)} replies"
+            )
         return {name: np.asarray(array.numpy(), np.float32) for name, array in aggregated.items()}
 
     def _evaluate_on_clients(self, number: int) -> None:
@@ -160,7 +170,9 @@ def open_transport(engine: Engine, enrolment: Enrolment) -> Transport:
     try:
         from fedapt.grid.ray_pool import RayPool
     except ImportError as error:
-        raise SetupError(f"engine.kind ray needs Ray ({error}): pip install 'fedapt[sim]', or set engine.kind to inline") from None
+        raise SetupError(
+            f"engine.kind ray needs Ray ({error}): pip install 'fedapt[sim]', or set engine.kind to inline"
+        ) from None
     workers = len(os.sched_getaffinity(0)) if engine.workers == "auto" else engine.workers
     return RayPool(
         enrolment.workshop,
@@ -224,7 +236,9 @@ def _note(outcome: Outcome, display: Display, log: logging.Logger) -> None:
     """Move the progress bar; write what went wrong into the log, with the client's traceback."""
     display.client_done()
     if outcome.status != "ok":
-        log.warning("client %d, attempt %d, %s: %s\n%s", outcome.client, outcome.attempt, outcome.status, outcome.reason, outcome.log)
+        log.warning(
+            "client %d, attempt %d, %s: %s\n%s", outcome.client, outcome.attempt, outcome.status, outcome.reason, outcome.log
+        )
 
 
 def _causes(rows: Sequence[LedgerRow]) -> str:

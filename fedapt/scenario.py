@@ -9,14 +9,13 @@ import io
 import itertools
 import math
 import os
-from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, GetCoreSchemaHandler, GetJsonSchemaHandler, ValidationError, ValidationInfo, field_validator
-from pydantic_core import CoreSchema, core_schema
+from pydantic import Field, ValidationError, ValidationInfo, field_validator
 from ruamel.yaml import YAML
 
 from fedapt.clients.backward import RULES
@@ -32,7 +31,8 @@ from fedapt.data import DataSpec, is_path
 from fedapt.errors import ScenarioError
 from fedapt.explain import explain, suggest
 from fedapt.models import MODELS
-from fedapt.options import Bytes, Joules, Kind, Options
+from fedapt.one_of import OneOf
+from fedapt.options import Bytes, Joules, Options
 from fedapt.overrides import override, with_value
 from fedapt.seeding import numpy_stream
 from fedapt.strategies import STRATEGIES
@@ -42,60 +42,46 @@ from fedapt.yaml_source import KeyPath, Source, fail, read_bytes, read_file, val
 YAML_SUFFIXES = (".yaml", ".yml")
 
 
-@dataclass(frozen=True)
-class OneOf:
-    """Marks a field that holds one of a table's kinds, as a block with `kind` or as the bare name."""
-
-    table: Mapping[str, type[Kind]]
-
-    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
-        kinds: dict[Hashable, CoreSchema] = {name: handler.generate_schema(kind) for name, kind in self.table.items()}
-        return core_schema.no_info_before_validator_function(_block, core_schema.tagged_union_schema(kinds, "kind"))
-
-    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
-        return {"anyOf": [{"enum": list(self.table)}, handler(schema)]}
-
-
-def _block(value: Any) -> Any:
-    return {"kind": value} if isinstance(value, str) else value
-
-
 class Local(Options):
     """What a client does in a round."""
 
-    epochs: int = Field(1, ge=0, description="passes over the client's samples in a round")
-    batch: int = Field(32, ge=1, description="samples in a step")
-    lr: float = Field(0.05, gt=0, description="learning rate")
+    epochs: int = Field(default=1, ge=0, description="passes over the client's samples in a round")
+    batch: int = Field(default=32, ge=1, description="samples in a step")
+    lr: float = Field(default=0.05, gt=0, description="learning rate")
 
 
 class Method(Options):
     """How a client trains: one of each of the four parts of an on-device method."""
 
     precision: Annotated[Policy, OneOf(POLICIES)] = Field(
-        "apt", validate_default=True, description="how weights are stored and how their bits adapt"
+        default="apt", validate_default=True, description="how weights are stored and how their bits adapt"
     )
-    backward: Annotated[Backward, OneOf(RULES)] = Field("exact", validate_default=True, description="how gradients are computed")
+    backward: Annotated[Backward, OneOf(RULES)] = Field(
+        default="exact", validate_default=True, description="how gradients are computed"
+    )
     samples: Annotated[Filter, OneOf(FILTERS)] = Field(
-        "all", validate_default=True, description="which samples are worth training on"
+        default="all", validate_default=True, description="which samples are worth training on"
     )
     continual: Annotated[Continual, OneOf(METHODS)] = Field(
-        "none", validate_default=True, description="what keeps old tasks alive"
+        default="none", validate_default=True, description="what keeps old tasks alive"
     )
 
 
 class Budget(Options):
     """What fedapt may use of a device; null means as much as the device has."""
 
-    memory: Bytes | None = Field(None, description="memory that training may use, for example `24 MiB`")
-    energy: Joules | None = Field(None, description="energy that a round may use, for example `2 J`")
+    memory: Bytes | None = Field(default=None, description="memory that training may use, for example `24 MiB`")
+    energy: Joules | None = Field(default=None, description="energy that a round may use, for example `2 J`")
 
 
 class Group(Options):
     """Clients of one kind: the same device, budget and method."""
 
     profile: str = Field(description="device profile: the name of one in clients/profiles, or the path of a .yaml")
-    name: str | None = Field(None, min_length=1, description="what reports call the group; the profile's name unless given")
-    share: float | None = Field(None, gt=0, le=1, description="share of the clients; given for all groups or for none")
+    name: str | None = Field(
+        default=None, min_length=1, description="what reports call the group; the profile's name unless given"
+    )
+    share: float | None = Field(default=None, gt=0, le=1, description="share of the clients; given for all groups or for none")
     budget: Budget = Field(default_factory=Budget, description="what of the device may be used")
     local: Local = Field(default_factory=Local, description="differs from clients.local in the keys given here")
     method: Method = Field(default_factory=Method, description="differs from clients.method in the keys given here")
@@ -119,7 +105,7 @@ class Clients(Options):
     local: Local = Field(default_factory=Local, description="what a client does in a round")
     method: Method = Field(default_factory=Method, description="how a client trains")
     groups: list[Group] = Field(
-        [{"profile": "raspberry-pi-4"}], validate_default=True, min_length=1, description="what devices the clients are"
+        default=[{"profile": "raspberry-pi-4"}], validate_default=True, min_length=1, description="what devices the clients are"
     )
     """Once read, a group has its name, its share, and all of `local` and `method`."""
 
@@ -169,21 +155,27 @@ def _names(groups: Sequence[Group]) -> list[str]:
 class Engine(Options):
     """What runs the clients; none of this changes the results."""
 
-    kind: Literal["ray", "inline", "superlink"] = Field("ray", description="worker processes, one process, or Flower's SuperLink")
-    workers: Literal["auto"] | Annotated[int, Field(ge=1)] = Field(
-        "auto", description="how many worker processes; auto: one a core"
+    kind: Literal["ray", "inline", "superlink"] = Field(
+        default="ray", description="worker processes, one process, or Flower's SuperLink"
     )
-    threads: int = Field(1, ge=1, description="threads of a worker; the one key here that may change the last bits")
-    chunk: Literal["auto"] | Annotated[int, Field(ge=1)] = Field("auto", description="clients handed to a worker at a time")
-    max_attempts: int = Field(3, ge=1, description="how often a client is tried when its worker dies")
-    task_timeout_s: float | None = Field(None, gt=0, description="seconds after which a silent worker is replaced; null: never")
+    workers: Literal["auto"] | Annotated[int, Field(ge=1)] = Field(
+        default="auto", description="worker processes; auto: one a core"
+    )
+    threads: int = Field(default=1, ge=1, description="threads of a worker; they may change the last bits")
+    chunk: Literal["auto"] | Annotated[int, Field(ge=1)] = Field(
+        default="auto", description="clients handed to a worker at a time"
+    )
+    max_attempts: int = Field(default=3, ge=1, description="how often a client is tried when its worker dies")
+    task_timeout_s: float = Field(default=600.0, gt=0, description="seconds after which a silent worker is replaced")
 
 
 class Evaluate(Options):
     """When accuracy is measured; after the last round it always is."""
 
-    every: int = Field(1, ge=1, description="rounds between evaluations of the global model on the test set")
-    clients_every: int | None = Field(None, ge=1, description="the same on each client's own held-out samples; null: at the end")
+    every: int = Field(default=1, ge=1, description="rounds between evaluations of the global model on the test set")
+    clients_every: int | None = Field(
+        default=None, ge=1, description="the same on each client's own held-out samples; null: at the end"
+    )
 
 
 class Scenario(Options):
@@ -191,17 +183,19 @@ class Scenario(Options):
 
     version: Literal[1] = Field(description="version of this format: 1")
     name: str = Field(min_length=1, max_length=80, description="what reports and the run folder call it")
-    seed: int = Field(0, ge=0, lt=2**63, description="every random draw of the run follows from it")
+    seed: int = Field(default=0, ge=0, lt=2**63, description="every random draw of the run follows from it")
     rounds: int = Field(ge=1, description="how many rounds are trained")
     data: DataSpec = Field(description="which samples, and how they are dealt to the clients")
     model: str = Field(description="name of a model", json_schema_extra={"enum": list(MODELS)})
     clients: Clients = Field(description="who takes part, and how they train")
     strategy: Annotated[StrategyOptions, OneOf(STRATEGIES)] = Field(
-        "fedavg", validate_default=True, description="how the server aggregates"
+        default="fedavg", validate_default=True, description="how the server aggregates"
     )
     engine: Engine = Field(default_factory=Engine, description="what runs the clients")
     evaluate: Evaluate = Field(default_factory=Evaluate, description="when accuracy is measured")
-    energy_table: Literal["linear", "horowitz", "bitops"] = Field("horowitz", description="energy of an operation by its bits")
+    energy_table: Literal["linear", "horowitz", "bitops"] = Field(
+        default="horowitz", description="energy of operations by their bits"
+    )
 
     @field_validator("model")
     @classmethod

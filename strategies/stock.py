@@ -36,4 +36,4 @@ def stock(strategy: type[flower.Strategy], *, linear: bool = False) -> type[Stra
         return strategy(**WHOLE_COHORT, **{key: getattr(self, key) for key in options})
 
     base = type(f"Stock{name}", (StrategyOptions,), {"linear": linear, "build": build, "__module__": __name__})
-    return create_model(name, __base__=base, __doc__=f"Flower's {name}.", kind=(Literal[name.lower()], name.lower()), **options)
+    return create_model(name, __base__=base, __doc__=f"Flower's {name}.", kind=(Literal[name.lower()], name.lower()), **options)  # type: ignore[arg-type]

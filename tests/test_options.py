@@ -40,6 +40,12 @@ def test_a_budget_of_nothing_is_refused(memory):
         Budget(memory=memory)
 
 
+def test_a_quantity_beyond_every_size_is_refused():
+    for text in ("1e999 B", "1e308 GiB"):
+        with pytest.raises(ValueError, match="of a usable size, for example `64 MiB`"):
+            quantity(text, BYTES, "64 MiB")
+
+
 def test_quantities_are_written_in_the_largest_unit_that_is_exact():
     written = [Budget(memory=size).model_dump()["memory"] for size in (67_108_864, 64_000_000, 1536, 1_000_001)]
     assert written == ["64 MiB", "64 MB", "1.5 KiB", "1000001 B"]

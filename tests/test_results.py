@@ -163,11 +163,15 @@ def test_a_run_that_has_only_begun_can_be_read(tmp_path: Path) -> None:
 
 
 def test_a_killed_process_leaves_whole_rounds_and_nothing_else(tmp_path: Path) -> None:
-    code = (
-        "import sys; from pathlib import Path; from dataclasses import replace; from tests.report.example import *\n"
-        "example = Example(); folder = RunFolder.create(Path(sys.argv[1]), 'killed'); folder.write_start('rounds: 9', {})\n"
-        "for n in range(10**6): folder.commit_round(replace(example.record(0), round=n), [replace(r, round=n) for r in example.rows(0)])"
-    )
+    code = """if True:
+        import sys
+        from tests.report.example import Example, Path, RunFolder
+        folder = RunFolder.create(Path(sys.argv[1]), "killed")
+        folder.write_start("rounds: 9", {})
+        example = Example()
+        for number in range(10**6):
+            folder.commit_round(example.record(number), example.rows(number))
+    """
     with subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], cwd=Path(__file__).parents[1]) as child:
         deadline = time.monotonic() + 60
         while len(list(tmp_path.glob("*/ledger/*.parquet"))) < 5 and time.monotonic() < deadline:
@@ -175,7 +179,7 @@ def test_a_killed_process_leaves_whole_rounds_and_nothing_else(tmp_path: Path) -
         child.send_signal(signal.SIGKILL)
     run = read_run(next(tmp_path.iterdir()))
     assert len(run.rounds) >= 4
-    assert run.ledger["round"].value_counts().to_dict() == dict.fromkeys(run.rounds["round"], len(Example().rows(0)))
+    assert run.ledger["round"].value_counts().to_dict() == {number: len(Example().rows(number)) for number in run.rounds["round"]}
 
 
 @pytest.mark.parametrize(
@@ -188,6 +192,27 @@ def test_a_damaged_file_is_one_sentence_with_its_path(finished: Path, name: str)
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("name", "content", "problem"),
+    [
+        ("rounds.csv", "round,accuracy\n0,0.5\n", "no column loss"),
+        ("clients.csv", ",".join(column.name for column in fields(ClientRecord)) + "\n1,g,p,many,0,0,0,0,0,ok,\n", "samples"),
+        ("rounds.csv", "", "does not hold the rounds 0 to 4"),
+        ("summary.json", "{}", "it has no entry rounds, accuracy"),
+        ("environment.json", "[1]", "it has no entry"),
+    ],
+)
+def test_well_formed_files_with_other_content_are_refused(finished: Path, name: str, content: str, problem: str) -> None:
+    (finished / name).write_text(content)
+    with pytest.raises(DamagedData, match=rf"{name} cannot be read \(.*{problem}"):
+        read_run(finished)
+
+
+def test_a_process_killed_in_its_first_line_has_no_round(killed: Path) -> None:
+    (killed / "rounds.csv").write_text("round,accu")
+    assert read_run(killed).rounds.empty
+
+
 def test_a_missing_ledger_of_a_round_is_named(killed: Path) -> None:
     (killed / "ledger" / "round-00003.parquet").unlink()
     with pytest.raises(DamagedData, match=r"round-00003\.parquet"):
@@ -195,7 +220,7 @@ def test_a_missing_ledger_of_a_round_is_named(killed: Path) -> None:
 
 
 def test_a_folder_that_is_no_run_is_a_setup_error(tmp_path: Path) -> None:
-    with pytest.raises(SetupError, match="is not a run folder .* Give the path that `fedapt run` printed first"):
+    with pytest.raises(SetupError, match=r"is not a run folder .* Give the path that `fedapt run` printed first"):
         read_run(tmp_path)
 
 

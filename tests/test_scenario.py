@@ -315,7 +315,7 @@ def test_the_written_scenario_says_every_default_and_units(load):
     assert list(written)[:4] == ["version", "name", "seed", "rounds"]
     assert written["clients"]["local"] == {"epochs": 1, "batch": 32, "lr": 0.05}
     assert written["clients"]["groups"][1]["budget"] == {"memory": "1 MiB", "energy": "2 J"}
-    assert written["engine"]["task_timeout_s"] is None
+    assert written["evaluate"] == {"every": 1, "clients_every": None}
 
 
 def test_settings_reach_the_groups_of_a_written_scenario(tmp_path, load):

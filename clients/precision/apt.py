@@ -7,9 +7,10 @@ Huang, Luo, Zhou, "Adaptive Precision Training for Resource Constrained Devices"
 
 and at regular intervals a layer gets a bit more if Gavg_l < T_min, a bit less if Gavg_l > T_max; updates are truncated.
 
-Choices that the paper leaves open, made here: it starts at 6 bits; T_min is 6 and T_max infinite; the interval is a round, when the
-server can quantise afresh from its float model; with a scale for each channel, Gavg takes each weight's own. Without federation
-(`scope: client`) a client's wish follows its own rounds only. `measure: step` compares lr * Gavg, the mean update in codes, with T_min
+Choices that the paper leaves open, made here: it starts at 6 bits; T_min is 6 and T_max infinite; the interval is a round, when
+the server can quantise afresh from its float model; with a scale for each channel, Gavg takes each weight's own. Without
+federation (`scope: client`) a client's wish follows its own rounds only. `measure: step` compares lr * Gavg, the mean update in
+codes, with T_min
 instead: the threshold then keeps its meaning when the learning rate changes (0.6 is then the counterpart of 6 at lr 0.1).
 """
 
@@ -28,11 +29,11 @@ class Apt(Policy):
     """Raise or lower each layer's bits by its ability to learn, Gavg."""
 
     kind: Literal["apt"] = "apt"
-    rounding: Rounding = Field("truncate", description="how an update of the codes is rounded")
-    first_bits: int = Field(6, ge=LOWEST_BITS, le=HIGHEST_BITS, description="width of every layer's codes in the first round")
-    t_min: float = Field(6.0, ge=0, description="a layer whose Gavg is below gets one bit more")
-    t_max: float | None = Field(None, gt=0, description="a layer whose Gavg is above gets one bit less; null never takes bits")
-    measure: Literal["gradient", "step"] = Field("gradient", description="compare Gavg as published, or lr * Gavg")
+    rounding: Rounding = Field(default="truncate", description="how an update of the codes is rounded")
+    first_bits: int = Field(default=6, ge=LOWEST_BITS, le=HIGHEST_BITS, description="width of all codes in the first round")
+    t_min: float = Field(default=6.0, ge=0, description="a layer whose Gavg is below gets one bit more")
+    t_max: float | None = Field(default=None, gt=0, description="a layer whose Gavg is above gets one bit less; null: never")
+    measure: Literal["gradient", "step"] = Field(default="gradient", description="compare Gavg as published, or lr * Gavg")
 
     def start(self, layers: Sequence[str]) -> dict[str, int]:
         """Ask for `first_bits` everywhere."""

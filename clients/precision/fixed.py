@@ -18,13 +18,12 @@ class Fixed(Policy):
     """Keep `bits`, unless the client's budget allows less."""
 
     kind: Literal["fixed"] = "fixed"
-    bits: Bits = Field(4, description="width of every layer's codes")
+    bits: Bits = Field(default=4, description="width of every layer's codes")
     layers: dict[str, Bits] = Field(default_factory=dict, description="other widths for the layers named here")
 
     def start(self, layers: Sequence[str]) -> dict[str, int]:
         """Return the widths as they stand in the scenario; raises ScenarioError for a layer that the model does not have."""
         if unknown := set(self.layers) - set(layers):
-            raise ScenarioError(
-                f"clients.method.precision.layers: the model has no layer {', '.join(sorted(unknown))}; it has {', '.join(layers)}"
-            )
+            names = ", ".join(sorted(unknown))
+            raise ScenarioError(f"clients.method.precision.layers: the model has no layer {names}; it has {', '.join(layers)}")
         return {name: self.layers.get(name, self.bits) for name in layers}

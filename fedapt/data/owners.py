@@ -73,11 +73,11 @@ def _column(kind: str, name: str, task: Task) -> npt.NDArray[Any]:
 def _decide(how: Partition, task: Task, column: dict[str, npt.NDArray[Any]]) -> Owners:
     os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
     datasets = need("datasets", "flwr-datasets", PURPOSE)
-    partitioners = _partitioners()
+    module = partitioners()
     order = numpy_stream(task.seed, "data.partition.order").permutation(len(task.labels))
     with _quiet():
         try:
-            partitioner = getattr(partitioners, class_name(how))(**how.arguments(task))
+            partitioner = getattr(module, class_name(how))(**how.arguments(task))
             table = {"row": order} | {name: values[order] for name, values in column.items()}
             partitioner.dataset = datasets.Dataset.from_dict(table)
             parts = _chosen(how.kind, partitioner.num_partitions, task)
@@ -107,7 +107,7 @@ def _chosen(kind: str, parts: int, task: Task) -> npt.NDArray[Any]:
     return np.sort(numpy_stream(task.seed, "data.partition.chosen").permutation(parts)[: task.clients])
 
 
-def _partitioners() -> Any:
+def partitioners() -> Any:
     """Import flwr-datasets' partitioners without running its package's `__init__`.
 
     That imports its plots: matplotlib, seaborn and scipy take a second, and several where matplotlib has no font cache yet.

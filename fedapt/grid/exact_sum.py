@@ -1,7 +1,8 @@
 """Sums that do not depend on order: weighted updates are added as whole multiples of 2**-30, in 64-bit integers.
 
-Whole numbers add the same in any order and any grouping, so partial sums of any workers give the same bits. The price is a resolution
-of 2**-30 in weight * update, far below float32 once divided by the number of samples, and a bound on how large one update may be.
+Whole numbers add the same in any order and any grouping, so partial sums of any workers give the same bits. The price is a
+resolution of 2**-30 in weight * update, far below float32 once divided by the number of samples, and a bound on how large one
+update may be.
 """
 
 from __future__ import annotations
@@ -32,7 +33,9 @@ class ExactSum:
         for name, values in scaled.items():
             if values.size and not np.abs(values).max() * RESOLUTION < LARGEST_TERM:
                 largest = LARGEST_TERM / weight
-                raise DamagedData(f"{name}: an update of {np.abs(update[name]).max():g} is beyond {largest:.3g}; training diverged: lower lr")
+                raise DamagedData(
+                    f"{name}: an update of {np.abs(update[name]).max():g} is beyond {largest:.3g}; training diverged: lower lr"
+                )
         self.merge(ExactSum(weight, 1, {name: np.rint(values).astype(np.int64) for name, values in scaled.items()}))
 
     def merge(self, other: ExactSum) -> None:

@@ -1,7 +1,8 @@
 """The Gateway: the only door between a strategy and the clients.
 
-To a strategy it is a Flower `Grid`: float models in, float models out. Inside, every client gets the model quantised to its own bits, bytes
-are counted both ways, replies are admitted and dequantised, and each attempt is written into the ledger. Nothing of that happens elsewhere.
+To a strategy it is a Flower `Grid`: float models in, float models out. Inside, every client gets the model quantised to its own
+bits, bytes are counted both ways, replies are admitted and dequantised, and each attempt is written into the ledger. Nothing of
+that happens elsewhere.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ class Transport(Protocol):
     """How tasks reach clients; `inline`, `ray` and `superlink` are three of it."""
 
     def exchange(self, arrays: Arrays, tasks: Sequence[Task], total: ExactSum | None) -> Iterator[Outcome]:
-        """Yield at least one outcome for each task, in any order; with `total`, add the updates to it instead of returning them."""
+        """Yield at least one outcome for each task, in any order; with `total`, add updates to it instead of returning them."""
 
     def close(self) -> None:
         """Stop what the transport started."""
@@ -93,7 +94,9 @@ class Gateway(Grid):
         proximal_mu = float(config.get("proximal-mu", 0.0))  # type: ignore[arg-type]
         bits = participant.bits(self.wishes.of(participant.policy, client).bits, proximal_mu)
         assert isinstance(bits, dict), "a client that cannot take part is never shown to the strategy"
-        return Task("train" if kind == TRAIN else "evaluate", bits, participant.instructions(self._seed, self._round, proximal_mu))
+        return Task(
+            "train" if kind == TRAIN else "evaluate", bits, participant.instructions(self._seed, self._round, proximal_mu)
+        )
 
     def _record(self, tasks: Sequence[Task], outcomes: Sequence[Outcome]) -> None:
         """Write the ledger rows, and let the wishes learn from what was admitted."""
@@ -107,7 +110,9 @@ class Gateway(Grid):
                 learned.setdefault((participant.policy.model_dump_json(), participant.lr), []).append(outcome)
         for (_, lr), same in learned.items():
             policy = self.participants[same[0].client].policy
-            self.wishes.learn(policy, lr, [(o.client, given[o.client].bits, o.report.layers) for o in same if isinstance(o.report, TrainReport)])
+            self.wishes.learn(
+                policy, lr, [(o.client, given[o.client].bits, o.report.layers) for o in same if isinstance(o.report, TrainReport)]
+            )
 
     def push_messages(self, messages: Iterable[Message]) -> list[str]:
         """Carry messages at once and keep the replies for `pull_messages`."""
@@ -120,7 +125,9 @@ class Gateway(Grid):
         """Return replies that `push_messages` kept."""
         return [self._pushed.pop(name) for name in message_ids if name in self._pushed]
 
-    def create_message(self, content: RecordDict, message_type: str, dst_node_id: int, group_id: str, ttl: float | None = None) -> Message:
+    def create_message(
+        self, content: RecordDict, message_type: str, dst_node_id: int, group_id: str, ttl: float | None = None
+    ) -> Message:
         """Return a message to a client."""
         return instruction(content, message_type, dst_node_id)
 
@@ -153,13 +160,17 @@ def _mean_reply(arrays: Arrays, trained: Sequence[Outcome], total: ExactSum) -> 
         return []
     mean = total.mean()
     model = {name: (values + mean[name]).astype(np.float32) for name, values in arrays.items()}
-    weighed = [(outcome.report.samples, outcome.report.train_loss or 0.0) for outcome in trained if isinstance(outcome.report, TrainReport)]
+    weighed = [
+        (outcome.report.samples, outcome.report.train_loss or 0.0)
+        for outcome in trained
+        if isinstance(outcome.report, TrainReport)
+    ]
     loss = math.fsum(samples * loss for samples, loss in weighed) / total.weight
     return [_reply(trained[0].client, TRAIN, model, {"num-examples": total.weight, "train_loss": loss})]
 
 
 def _replies(arrays: Arrays, trained: Sequence[Outcome]) -> list[Message]:
-    """Return one reply for each client that trained on something, each with arrays of its own: some strategies take them apart."""
+    """Return one reply for each client that trained, each with arrays of its own: some strategies take them apart."""
     replies = []
     for outcome in trained:
         if isinstance(outcome.report, TrainReport) and outcome.update is not None and outcome.report.samples:

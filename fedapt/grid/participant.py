@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from fedapt.clients.instructions import Instructions, TrainReport
-from fedapt.clients.precision import Policy
+from fedapt.clients.precision.policy import Policy
 from fedapt.cost.ledger import LedgerRow
 from fedapt.cost.model import Cost, CostModel
 from fedapt.cost.projection import Refusal
@@ -52,7 +52,7 @@ class Participant:
         )
 
     def row(self, round: int, outcome: Outcome, bits: Mapping[str, int], proximal_mu: float) -> LedgerRow:
-        """Write one attempt down. Only an attempt that came to a report is charged for training; a message that was sent is charged always."""
+        """Write one attempt down: training is charged if it came to a report, a message if it was sent."""
         report = outcome.report if isinstance(outcome.report, TrainReport) else None
         batches = [size for size, count in report.batches.items() for _ in range(count)] if report else []
         buffers = self._start_bytes(proximal_mu)

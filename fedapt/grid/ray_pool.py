@@ -1,7 +1,8 @@
 """Ray actors: data and model go through the object store once, clients are handed out in chunks, one thread a worker.
 
-A worker that dies or hangs is replaced and its chunk runs again; the same (round, client) redraws the same numbers, so the result is the
-same bits. The client that was at work is charged with a failed attempt, and after `max_attempts` of them it fails for the round.
+A worker that dies or hangs is replaced and its chunk runs again; the same (round, client) redraws the same numbers, so the
+result is the same bits. The client that was at work is charged with a failed attempt, and after `max_attempts` of them it fails
+for the round.
 """
 
 from __future__ import annotations
@@ -63,7 +64,14 @@ class RayPool:
     """The `ray` transport. `workshop.open()` is called once in every worker and returns the app that plays the clients."""
 
     def __init__(
-        self, workshop: Any, workers: int, *, threads: int = 1, chunk: int | None = None, max_attempts: int = 3, task_timeout_s: float = 600.0
+        self,
+        workshop: Any,
+        workers: int,
+        *,
+        threads: int = 1,
+        chunk: int | None = None,
+        max_attempts: int = 3,
+        task_timeout_s: float = 600.0,
     ) -> None:
         self._threads, self._chunk, self._max_attempts, self._task_timeout_s = threads, chunk, max_attempts, task_timeout_s
         self._owns_ray = not ray.is_initialized()

@@ -1,6 +1,7 @@
 """One visit to one client: quantise down, let the client work, check and dequantise what comes back.
 
-The two halves of the Gateway, `down` and `up`, are pure functions of (model, task), so a simulating transport runs them beside the
+The two halves of the Gateway, `down` and `up`, are pure functions of (model, task), so a simulating transport runs them beside
+the
 worker: the float model then crosses once a round, not once a client.
 """
 
@@ -67,7 +68,9 @@ def down(arrays: Arrays, task: Task) -> tuple[QuantisedModel, bytes]:
     return start, to_bytes(start, {"instructions": told.model_dump()})
 
 
-def up(arrays: Arrays, start: QuantisedModel, task: Task, reply: bytes) -> tuple[TrainReport | EvaluateReport, dict[str, np.ndarray] | None]:
+def up(
+    arrays: Arrays, start: QuantisedModel, task: Task, reply: bytes
+) -> tuple[TrainReport | EvaluateReport, dict[str, np.ndarray] | None]:
     """Admit a reply and return its report and its update, dequantised end minus dequantised start.
 
     Raises DamagedData, saying what is wrong, for a reply that may not reach the aggregate.
@@ -92,7 +95,8 @@ def up(arrays: Arrays, start: QuantisedModel, task: Task, reply: bytes) -> tuple
 def visit(arrays: Arrays, task: Task, app: App, total: ExactSum | None) -> Outcome:
     """Send a task to a client in this process. With `total`, the update is added to it and not returned.
 
-    Whatever the client's code raises becomes a failed outcome with one sentence and the traceback: it is deterministic, so it is not retried.
+    Whatever the client's code raises becomes a failed outcome with one sentence and the traceback: it is deterministic, so it
+    is not retried.
     """
     start, message = down(arrays, task)
     sent = instruction(record(message), task.kind, task.client)

@@ -1,7 +1,8 @@
 """The wish is federated, the budget is private: which bits each policy asks for, before any client's budget is looked at.
 
-A client takes part in few rounds, so bits that only its own history can raise would come too late. Every update carries its layers'
-Gavg; all clients with the same policy share one wish and one running mean of it. With `scope: client` each client has its own.
+A client takes part in few rounds, so bits that only its own history can raise would come too late. Every update carries its
+layers' Gavg; all clients with the same policy share one wish and one running mean of it. With `scope: client` each client has
+its own.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from fedapt.clients.instructions import LayerReport
-from fedapt.clients.precision import Policy
+from fedapt.clients.precision.policy import Policy
 from fedapt.quant import FLOAT_BITS
 from fedapt.quant.weight import gavg_at
 
@@ -40,8 +41,10 @@ class Wishes:
             self.wishes[key] = Wish(policy.start(self._layers))
         return self.wishes[key]
 
-    def learn(self, policy: Policy, lr: float, updates: Iterable[tuple[int, Mapping[str, int], Mapping[str, LayerReport]]]) -> None:
-        """Take the (client, bits, report by layer) of one round's admitted updates in client order, and adapt each wish they concern."""
+    def learn(
+        self, policy: Policy, lr: float, updates: Iterable[tuple[int, Mapping[str, int], Mapping[str, LayerReport]]]
+    ) -> None:
+        """Take (client, bits, report by layer) of one round's admitted updates in client order; adapt the wishes concerned."""
         seen: dict[int, tuple[Wish, list[tuple[Mapping[str, int], Mapping[str, LayerReport]]]]] = {}
         for client, bits, reports in updates:
             wish = self.of(policy, client)

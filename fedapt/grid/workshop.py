@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from flwr.app import Context
 
 from fedapt.clients.app import client_app
-from fedapt.clients.backward import Backward
+from fedapt.clients.backward.rule import Backward
 from fedapt.clients.client import Client
-from fedapt.clients.continual import Continual
-from fedapt.clients.samples import Filter
+from fedapt.clients.continual.memory import Continual
+from fedapt.clients.samples.filter import Filter
 from fedapt.data import Federation
 from fedapt.grid.visit import App
 from fedapt.models import build
@@ -38,7 +38,10 @@ class Workshop:
 
     def open(self) -> App:
         """Return the app that plays every client of the federation in this process."""
-        skeletons = [Skeleton(build(self.model, self.federation.shape, self.federation.classes, 0), m.backward.rule()) for m in self.methods]
+        skeletons = [
+            Skeleton(build(self.model, self.federation.shape, self.federation.classes, 0), m.backward.rule())
+            for m in self.methods
+        ]
 
         def client_of(context: Context) -> Client:
             number = int(context.node_config["partition-id"])

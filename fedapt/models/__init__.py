@@ -51,7 +51,9 @@ def build(name: str, shape: tuple[int, ...], classes: int, seed: int) -> nn.Modu
     """Return a freshly initialised model; the weights depend on the seed alone, not on torch's global state."""
     if name not in MODELS:
         near = difflib.get_close_matches(name, MODELS, 1)
-        raise ScenarioError(f"model: no model `{name}`" + (f"; did you mean `{near[0]}`?" if near else f"; there are {', '.join(MODELS)}"))
+        raise ScenarioError(
+            f"model: no model `{name}`" + (f"; did you mean `{near[0]}`?" if near else f"; there are {', '.join(MODELS)}")
+        )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(stream_key(seed, "model") & (2**63 - 1))
         return MODELS[name](shape, classes)

@@ -23,9 +23,13 @@ SMALLEST_RANGE = 1e-6
 class GridOptions(Options):
     """How a grid is laid over a weight tensor."""
 
-    granularity: Literal["channel", "tensor"] = Field("channel", description="one scale for each output channel, or one for the tensor")
-    range: Literal["symmetric", "min_max"] = Field("symmetric", description="codes around the middle, or from the least to the largest weight")
-    headroom: float = Field(1.5, ge=1.0, le=16.0, description="the grid reaches this many times the largest weight")
+    granularity: Literal["channel", "tensor"] = Field(
+        default="channel", description="one scale for each output channel, or one for the tensor"
+    )
+    range: Literal["symmetric", "min_max"] = Field(
+        default="symmetric", description="codes around the middle, or from the least to the largest weight"
+    )
+    headroom: float = Field(default=1.5, ge=1.0, le=16.0, description="the grid reaches this many times the largest weight")
 
 
 class Grid(NamedTuple):
@@ -43,7 +47,7 @@ class Grid(NamedTuple):
 
 def levels(bits: int, options: GridOptions) -> int:
     """Return how many steps of a grid span its range: what a range is divided by to give the scale."""
-    return 2 ** (bits - 1) - 1 if options.range == "symmetric" else 2**bits - 1
+    return (1 << bits - 1) - 1 if options.range == "symmetric" else (1 << bits) - 1
 
 
 def check_bits(bits: int) -> None:

@@ -1,7 +1,7 @@
 """Layers that train on one copy of their weights, and `quantise`, which puts them into any model.
 
-Forward and backward dequantise the layer for as long as it computes. As soon as its gradient exists it is handed to the optimiser,
-which moves the codes; nothing of the layer's size outlives that.
+Forward and backward dequantise the layer for as long as it computes. As soon as its gradient exists it is handed to the
+optimiser, which moves the codes; nothing of the layer's size outlives that.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ class _Compute(torch.autograd.Function):
     """The bridge to autograd: `anchor` is an empty tensor that makes autograd call backward for the first layer too."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, bias: Tensor | None, anchor: Tensor, layer: QuantisedLayer) -> Tensor:  # type: ignore[override]
+    def forward(ctx: Any, x: Tensor, bias: Tensor | None, anchor: Tensor, layer: QuantisedLayer) -> Tensor:
         ctx.layer, ctx.x_shape = layer, x.shape
         ctx.save_for_backward(*layer.rule.save(layer.op, x))
         layer.pending += 1
         return layer.op.forward(x, layer.weight.dequantise(), bias)
 
     @staticmethod
-    def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:  # type: ignore[override]
+    def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
         layer, saved = ctx.layer, ctx.saved_tensors
         # The error goes back through the weights of the forward pass, so it is computed before they move.
         grad_x = None
@@ -45,8 +45,8 @@ class _Compute(torch.autograd.Function):
 class QuantisedLayer(nn.Module):
     """A Linear or Conv2d whose weight is one `Weight`; its bias stays a float parameter.
 
-    `on_gradient(layer, gradient)` is set by the optimiser and called once a step, when the gradient is complete; a layer that is not
-    `trainable` only passes the error on.
+    `on_gradient(layer, gradient)` is set by the optimiser and called once a step, when the gradient is complete; a layer that
+    is not `trainable` only passes the error on.
     """
 
     def __init__(self, name: str, op: Op, weight: Weight, bias: nn.Parameter | None, rule: BackwardRule, trainable: bool) -> None:
@@ -75,7 +75,9 @@ class QuantisedLayer(nn.Module):
         self._sum = gradient if self._sum is None else self._sum.add_(gradient)
         if self.pending == 0:
             if self.on_gradient is None:
-                raise RuntimeError(f"{self.name}: a quantised layer keeps no gradient; create a SingleCopySGD before calling backward()")
+                raise RuntimeError(
+                    f"{self.name}: a quantised layer keeps no gradient; create a SingleCopySGD before calling backward()"
+                )
             total, self._sum = self._sum, None
             self.on_gradient(self, total)
 
@@ -85,14 +87,15 @@ class QuantisedLayer(nn.Module):
 
 
 class Quantised(NamedTuple):
-    """What `quantise` made of a model: its quantised layers by name, and the layers with weights that stay float, by name and class."""
+    """What `quantise` made of a model: its quantised layers by name, and those that stay float, by name and class."""
 
     layers: dict[str, QuantisedLayer]
     kept_float: dict[str, str]
 
 
 def quantisable(model: nn.Module) -> list[str]:
-    """Return the names of the layers that `quantise` would replace, in the model's order; a layer used in several places counts once.
+    """Return the names of the layers that `quantise` would replace, in the model's order; a layer used in several places counts
+    once.
 
     A weight that two modules share (a tied embedding, say) stays float: as codes it would be two copies that drift apart.
     """
@@ -125,7 +128,8 @@ def quantise(
     layers = {}
     for name in names:
         module = modules[name]
-        assert isinstance(module, nn.Linear | nn.Conv2d) and (op := op_of(module)) is not None
+        op = op_of(module)
+        assert op is not None
         weight = quantise_tensor(module.weight, widths[name], grid or GridOptions(), rounding, generator)
         layers[name] = QuantisedLayer(name, op, weight, module.bias, rule or BackwardRule(), module.weight.requires_grad)
     _replace(model, {modules[name]: layer for name, layer in layers.items()})
@@ -139,11 +143,9 @@ def _replace(model: nn.Module, replacements: Mapping[nn.Module, nn.Module]) -> N
         raise ValueError("the model is itself a single layer; wrap it in torch.nn.Sequential before quantising")
     for parent in list(model.modules()):
         for name, child in list(parent._modules.items()):
-            if child in replacements:
+            if child is not None and child in replacements:
                 parent._modules[name] = replacements[child]
 
 
 def _owns_parameters(module: nn.Module) -> bool:
     return not isinstance(module, QuantisedLayer) and any(True for _ in module.parameters(recurse=False))
-
-

@@ -55,7 +55,9 @@ class Conv2dOp:
     def forward(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         """Compute the layer's output."""
         if x.dim() != 4:
-            raise ValueError(f"a quantised convolution needs a batch of images (n, channels, height, width), got shape {tuple(x.shape)}")
+            raise ValueError(
+                f"a quantised convolution needs a batch of images (n, channels, height, width), got shape {tuple(x.shape)}"
+            )
         return F.conv2d(x, weight, bias, self.stride, self.padding, self.dilation, self.groups)
 
     def input_gradient(self, x_shape: Sequence[int], weight: Tensor, grad_output: Tensor) -> Tensor:
@@ -76,10 +78,13 @@ class Conv2dOp:
         """Multiply-accumulates of one sample, whose output has shape (out, height, width)."""
         return math.prod(output_shape) * math.prod(weight_shape[1:])
 
-    def _backward(self, grad_output: Tensor, x: Tensor, weight: Tensor, wanted: tuple[bool, bool, bool]) -> tuple[Tensor, Tensor, Tensor]:
-        return torch.ops.aten.convolution_backward(
+    def _backward(
+        self, grad_output: Tensor, x: Tensor, weight: Tensor, wanted: tuple[bool, bool, bool]
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        gradients: tuple[Tensor, Tensor, Tensor] = torch.ops.aten.convolution_backward(
             grad_output, x, weight, None, self.stride, self.padding, self.dilation, False, (0, 0), self.groups, wanted
-        )  # fmt: skip
+        )
+        return gradients
 
 
 Op = LinearOp | Conv2dOp
@@ -122,7 +127,9 @@ class BackwardRule:
         """Return what is kept from the forward pass for the backward pass."""
         return (x,)
 
-    def input_gradient(self, op: Op, saved: tuple[Tensor, ...], x_shape: torch.Size, weight: Tensor, grad_output: Tensor) -> Tensor:
+    def input_gradient(
+        self, op: Op, saved: tuple[Tensor, ...], x_shape: torch.Size, weight: Tensor, grad_output: Tensor
+    ) -> Tensor:
         """Return the error for the layer before, of shape `x_shape`."""
         return op.input_gradient(x_shape, weight, grad_output)
 

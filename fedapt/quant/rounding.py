@@ -1,7 +1,7 @@
 """The three roundings. Which one is used decides whether low bits learn at all.
 
-`truncate` (toward zero) loses every update smaller than one code, `nearest` those below half a code; `stochastic` rounds up with a
-probability equal to the fraction and loses nothing on average.
+`truncate` (toward zero) loses every update smaller than one code, `nearest` those below half a code; `stochastic` rounds up
+with a probability equal to the fraction and loses nothing on average.
 """
 
 from __future__ import annotations
@@ -26,7 +26,8 @@ def uniform(count: int, generator: torch.Generator) -> Tensor:
 def round_to_whole(values: Tensor, rounding: Rounding, generator: torch.Generator) -> Tensor:
     """Return `values` (any shape, float32) rounded to whole numbers; only `stochastic` draws from the generator.
 
-    The stochastic fraction is compared with the noise, not added to it: a large whole number plus 0.99999 would round up in float32.
+    The stochastic fraction is compared with the noise, not added to it: a large whole number plus 0.99999 would round up in
+    float32.
     """
     if rounding == "truncate":
         return values.trunc()

@@ -1,7 +1,7 @@
 """Stochastic gradient descent on a single copy: each weight moves as soon as its gradient exists, and the gradient is then gone.
 
-The step is taken in real units and re-gridded (`code - round(lr * gradient / scale)`), which makes the quantisation-aware scaling of
-Lin et al., "On-Device Training Under 256KB Memory" (arXiv 2206.15472), the identity.
+The step is taken in real units and re-gridded (`code - round(lr * gradient / scale)`), which makes the quantisation-aware
+scaling of Lin et al., "On-Device Training Under 256KB Memory" (arXiv 2206.15472), the identity.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from fedapt.quant.weight import UpdateStatistics
 
 @dataclass(frozen=True)
 class LayerStatistics:
-    """Means over the observed steps of one layer: Gavg as in APT, and the shares of weights that underflowed and clipped."""
+    """Means over the observed steps of a layer: Gavg as in APT, and the shares of weights that underflowed and clipped."""
 
     gavg: float
     underflow_share: float
@@ -35,8 +35,7 @@ class SingleCopySGD:
 
     It holds on to the model until it is closed: use it in a `with` statement, or keep it for the model's life.
 
-    observe_every: statistics are taken on the first step and on every so-manieth after it; they cost a few passes over the codes.
-    proximal:      FedProx's mu (arXiv 1812.06127): pulls towards the weights at the start, of which it then keeps a second copy.
+    proximal: FedProx's mu (arXiv 1812.06127): pulls towards the weights at the start, of which it then keeps a second copy.
     """
 
     def __init__(
@@ -47,12 +46,12 @@ class SingleCopySGD:
         rounding: Rounding,
         generator: torch.Generator,
         *,
-        observe_every: int = 4,
         proximal: float = 0.0,
     ) -> None:
-        self.lr, self.rounding, self.generator, self.observe_every, self.proximal = lr, rounding, generator, observe_every, proximal
+        self.lr, self.rounding, self.generator, self.proximal = lr, rounding, generator, proximal
         self.layers = quantised.layers
         self.steps = 0
+        self._observe = True
         self._seen: dict[str, list[UpdateStatistics]] = defaultdict(list)
         self._starts: dict[int, Tensor] = {}
         self._hooks: list[RemovableHandle] = []
@@ -61,7 +60,8 @@ class SingleCopySGD:
             self._remember(id(layer), layer.weight.dequantise())
         for parameter in model.parameters():
             self._remember(id(parameter), parameter.detach())
-            self._hooks.append(parameter.register_post_accumulate_grad_hook(self._move_float))
+            hook = parameter.register_post_accumulate_grad_hook(self._move_float)  # type: ignore[no-untyped-call]
+            self._hooks.append(hook)
 
     def __enter__(self) -> Self:
         return self
@@ -74,22 +74,23 @@ class SingleCopySGD:
             layer.on_gradient = None
 
     @contextmanager
-    def step(self) -> Iterator[None]:
-        """Enclose one forward and backward pass; the weights have moved when it ends."""
+    def step(self, observe: bool = True) -> Iterator[None]:
+        """Enclose one forward and backward pass; the weights have moved when it ends. Observing costs some passes over the codes."""
+        self._observe = observe
         for layer in self.layers.values():
             layer.begin_step()
         yield
         self.steps += 1
 
-    def statistics(self) -> dict[str, LayerStatistics]:
-        """Return what was observed so far, for each layer that holds codes and has moved."""
-        return {name: _mean(seen, self.layers[name].weight.shape.numel()) for name, seen in self._seen.items()}
+    def take_statistics(self) -> dict[str, LayerStatistics]:
+        """Return what was observed since the last call, for each layer that holds codes and has moved."""
+        seen, self._seen = self._seen, defaultdict(list)
+        return {name: _mean(updates, self.layers[name].weight.shape.numel()) for name, updates in seen.items()}
 
     def _move_codes(self, layer: QuantisedLayer, gradient: Tensor) -> None:
         if self.proximal:
             gradient.add_(layer.weight.dequantise() - self._starts[id(layer)], alpha=self.proximal)
-        observe = self.steps % self.observe_every == 0
-        statistics = layer.weight.apply(gradient, self.lr, self.rounding, self.generator, observe)
+        statistics = layer.weight.apply(gradient, self.lr, self.rounding, self.generator, self._observe)
         if statistics is not None:
             self._seen[layer.name].append(statistics)
 

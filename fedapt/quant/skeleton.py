@@ -28,7 +28,9 @@ class Skeleton:
             raise DamagedData(f"the message is for another model: {', '.join(sorted(odd))} differ")
         for name, layer in layers.items():
             if start.weights[name].shape != layer.weight.shape:
-                raise DamagedData(f"layer {name}: expected shape {tuple(layer.weight.shape)}, got {tuple(start.weights[name].shape)}")
+                raise DamagedData(
+                    f"layer {name}: expected shape {tuple(layer.weight.shape)}, got {tuple(start.weights[name].shape)}"
+                )
             layer.weight = start.weights[name]
         with torch.no_grad():
             for name, values in self._floats.items():
@@ -39,7 +41,7 @@ class Skeleton:
     def unload(self) -> QuantisedModel:
         """Return the model that lives here now; its tensors are the living ones."""
         weights = {name: layer.weight for name, layer in self.quantised.layers.items()}
-        return QuantisedModel(weights, {name: values.detach() for name, values in self._floats.items()})  # type: ignore[arg-type]
+        return QuantisedModel(weights, {name: values.detach() for name, values in self._floats.items()})
 
 
 def float_tensors(model: nn.Module) -> dict[str, Tensor]:

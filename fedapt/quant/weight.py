@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -26,22 +25,6 @@ class UpdateStatistics:
     clipped: int
 
 
-class Weight(Protocol):
-    """How the rest of fedapt sees a layer's weights."""
-
-    bits: int
-    shape: torch.Size
-
-    def dequantise(self) -> Tensor:
-        """Return the float32 weight, alive only as long as the caller needs it."""
-
-    def apply(self, direction: Tensor, lr: float, rounding: Rounding, generator: torch.Generator, observe: bool) -> UpdateStatistics | None:
-        """Move the weights by -lr * direction in place; return statistics if asked to observe."""
-
-    def tensors(self) -> dict[str, Tensor]:
-        """Return all that is stored: what is alive between two steps."""
-
-
 class FloatWeight:
     """A float32 weight: the reference that codes are compared with."""
 
@@ -52,7 +35,7 @@ class FloatWeight:
         self.shape = values.shape
 
     def dequantise(self) -> Tensor:
-        """Return the weight itself: there is nothing to dequantise."""
+        """Return the float32 weight itself: there is nothing to dequantise."""
         return self.values
 
     def apply(self, direction: Tensor, lr: float, rounding: Rounding, generator: torch.Generator, observe: bool) -> None:
@@ -82,7 +65,9 @@ class CodedWeight:
         scale, zero = self.grid.like(self.codes)
         return self.codes.to(torch.float32).sub_(zero).mul_(scale)
 
-    def apply(self, direction: Tensor, lr: float, rounding: Rounding, generator: torch.Generator, observe: bool) -> UpdateStatistics | None:
+    def apply(
+        self, direction: Tensor, lr: float, rounding: Rounding, generator: torch.Generator, observe: bool
+    ) -> UpdateStatistics | None:
         """Move the codes by -round(lr * direction / scale), clipped to the grid."""
         scale, _ = self.grid.like(self.codes)
         wanted = direction * (lr / scale)
@@ -105,9 +90,10 @@ class CodedWeight:
         return {"codes": self.codes, "scale": self.grid.scale, "zero": self.grid.zero}
 
 
-def quantise_tensor(
-    weight: Tensor, bits: int, options: GridOptions, rounding: Rounding, generator: torch.Generator
-) -> CodedWeight | FloatWeight:
+Weight = FloatWeight | CodedWeight
+
+
+def quantise_tensor(weight: Tensor, bits: int, options: GridOptions, rounding: Rounding, generator: torch.Generator) -> Weight:
     """Quantise a float32 weight of shape (channels, ...); 32 bits copies it.
 
     The grid covers every weight, so nothing clips here; the error is at most half a step when nearest, one step when stochastic.

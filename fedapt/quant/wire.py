@@ -23,7 +23,7 @@ from fedapt.errors import DamagedData
 from fedapt.quant.grid import FLOAT_BITS, HIGHEST_BITS, LOWEST_BITS, Grid, GridOptions
 from fedapt.quant.packing import pack, unpack
 from fedapt.quant.rounding import Rounding
-from fedapt.quant.weight import CodedWeight, FloatWeight, quantise_tensor
+from fedapt.quant.weight import CodedWeight, FloatWeight, Weight, quantise_tensor
 
 PROTOCOL = 1
 
@@ -32,7 +32,7 @@ PROTOCOL = 1
 class QuantisedModel:
     """weights: one for each quantised layer; floats: every other float parameter and buffer, by its name in the model."""
 
-    weights: dict[str, CodedWeight | FloatWeight]
+    weights: dict[str, Weight]
     floats: dict[str, Tensor]
 
     def dequantised(self) -> dict[str, np.ndarray]:
@@ -78,7 +78,9 @@ def from_bytes(message: bytes) -> tuple[QuantisedModel, dict[str, Any]]:
     header = _header(message)
     try:
         tensors = {name: torch.from_numpy(array.copy()) for name, array in safetensors.numpy.load(message).items()}
-        layers = {str(layer): (int(bits), [int(side) for side in shape]) for layer, (bits, *shape) in header.pop("layers").items()}
+        layers = {
+            str(layer): (int(bits), [int(side) for side in shape]) for layer, (bits, *shape) in header.pop("layers").items()
+        }
     except (SafetensorError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise DamagedData(f"the message is not a quantised model: {error!r}") from None
     weights = {layer: _weight(layer, bits, shape, tensors) for layer, (bits, shape) in layers.items()}
@@ -100,7 +102,7 @@ def _header(message: bytes) -> dict[str, Any]:
     return dict(header)
 
 
-def _weight(layer: str, bits: int, shape: list[int], tensors: dict[str, Tensor]) -> CodedWeight | FloatWeight:
+def _weight(layer: str, bits: int, shape: list[int], tensors: dict[str, Tensor]) -> Weight:
     """Take one layer's tensors out of `tensors` and build its weight."""
 
     def part(name: str) -> Tensor:
@@ -113,8 +115,15 @@ def _weight(layer: str, bits: int, shape: list[int], tensors: dict[str, Tensor])
     if not LOWEST_BITS <= bits <= HIGHEST_BITS or not shape or min(shape) < 1:
         raise DamagedData(f"layer {layer}: cannot have shape {shape} at {bits} bits")
     packed, scale, zero = part("codes"), _float32(layer, part("scale")), _float32(layer, part("zero"))
-    if scale.shape not in {(1,), (shape[0],)} or zero.shape != scale.shape or not bool((scale > 0).all()) or packed.dtype != torch.uint8:
-        raise DamagedData(f"layer {layer}: needs uint8 codes and 1 or {shape[0]} positive scales with as many zeros, got {tuple(scale.shape)}")
+    if (
+        scale.shape not in {(1,), (shape[0],)}
+        or zero.shape != scale.shape
+        or not bool((scale > 0).all())
+        or packed.dtype != torch.uint8
+    ):
+        raise DamagedData(
+            f"layer {layer}: needs uint8 codes and 1 or {shape[0]} positive scales with as many zeros, got {tuple(scale.shape)}"
+        )
     try:
         codes = unpack(packed.flatten(), bits, math.prod(shape)).view(shape)
     except ValueError as error:
@@ -124,5 +133,7 @@ def _weight(layer: str, bits: int, shape: list[int], tensors: dict[str, Tensor])
 
 def _float32(name: str, values: Tensor) -> Tensor:
     if values.dtype != torch.float32 or not bool(values.isfinite().all()):
-        raise DamagedData(f"{name}: expected finite float32 numbers, got {values.dtype} with {int((~values.isfinite()).sum())} non-finite")
+        raise DamagedData(
+            f"{name}: expected finite float32 numbers, got {values.dtype} with {int((~values.isfinite()).sum())} non-finite"
+        )
     return values

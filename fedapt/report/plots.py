@@ -56,7 +56,14 @@ def accuracy(rounds: pandas.DataFrame) -> go.Figure:
         {
             "label": f"by {name}",
             "method": "update",
-            "args": [{"x": [values.tolist()]}, {"xaxis.title.text": title, "xaxis.autorange": True}],
+            "args": [
+                {"x": [values.tolist()]},
+                {
+                    "xaxis.title.text": title,
+                    "xaxis.autorange": True,
+                    "xaxis.dtick": _round_step(rounds) if name == "rounds" else None,
+                },
+            ],
         }
         for name, (values, title) in axes.items()
     ]
@@ -72,7 +79,7 @@ def accuracy(rounds: pandas.DataFrame) -> go.Figure:
     look = {"bgcolor": "rgba(128, 136, 150, 0.12)", "bordercolor": GRID, "font": {"size": 12}, "pad": {"b": 4, "l": 0}}
     figure.update_layout(updatemenus=[{**place, **look, "buttons": buttons}])
     figure.update_yaxes(tickformat=".0%", rangemode="tozero")
-    figure.update_xaxes(title=axes["rounds"][1])
+    figure.update_xaxes(title=axes["rounds"][1], dtick=_round_step(rounds))
     return _styled(figure, 330)
 
 
@@ -85,7 +92,7 @@ def loss(rounds: pandas.DataFrame) -> go.Figure:
         line = {"color": colour, "width": 2.5}
         figure.add_scatter(x=rounds["round"] + 1, y=rounds[column], name=name, line=line, connectgaps=True)
     figure.update_layout(hovermode="x unified")
-    figure.update_xaxes(title="rounds completed")
+    figure.update_xaxes(title="rounds completed", dtick=_round_step(rounds))
     figure.update_yaxes(rangemode="tozero", hoverformat=".3f")
     return _styled(figure, 330)
 
@@ -97,7 +104,7 @@ def mean_bits(rounds: pandas.DataFrame) -> go.Figure:
     line = go.Scatter(x=rounds["round"] + 1, y=rounds["mean_bits"], line={"color": BLUE, "width": 2.5})
     line.hovertemplate = "after round %{x}: %{y:.2f} bits<extra></extra>"
     figure = go.Figure(line)
-    figure.update_xaxes(title="rounds completed")
+    figure.update_xaxes(title="rounds completed", dtick=_round_step(rounds))
     figure.update_yaxes(rangemode="tozero", title="bits")
     return _styled(figure, 300)
 
@@ -108,7 +115,7 @@ def layer_bits(run: Run) -> go.Figure:
 
     bits = run.layer_bits
     bits = bits.iloc[:: max(1, -(-bits.size // MOST_CELLS))]
-    wishes = run.rounds.set_index("round").reindex(bits.index)[[f"bits.{layer}" for layer in run.layers]]
+    wishes = run.rounds.set_index("round").reindex(index=bits.index, columns=[f"bits.{layer}" for layer in run.layers])
     figure = go.Figure(
         go.Heatmap(
             x=bits.index + 1,
@@ -120,7 +127,7 @@ def layer_bits(run: Run) -> go.Figure:
             colorbar={"thickness": 10, "outlinewidth": 0, "title": {"text": "bits", "side": "top"}},
         )
     )
-    figure.update_xaxes(title="rounds completed", showgrid=False)
+    figure.update_xaxes(title="rounds completed", showgrid=False, dtick=_round_step(run.rounds))
     figure.update_yaxes(type="category", autorange="reversed", showgrid=False)
     return _styled(figure, 130 + min(22 * len(run.layers), 700) + 60)
 
@@ -208,6 +215,11 @@ def _bars(groups: Groups, columns: dict[str, list[float]], colours: list[str], u
     figure.update_xaxes(title=unit)
     _group_axis(figure, names)
     return _styled(figure, 120 + 42 * len(groups))
+
+
+def _round_step(rounds: pandas.DataFrame) -> int | None:
+    """Return the distance of ticks: there is no half round."""
+    return 1 if len(rounds) < 10 else None
 
 
 def _group_axis(figure: go.Figure, names: Sequence[str]) -> None:

@@ -58,7 +58,8 @@ class Display:
         """Print the run folder and what the run is, in a few phrases, and start the progress bar over `rounds` rounds."""
         self._rounds = rounds
         self._line(Text(str(run_path), style="bold"))
-        self._console.print(Text("; ".join(harmless(phrase) for phrase in about), style="dim"))
+        phrases = _wrapped(harmless("; ".join(about)), self._console.width)
+        self._line(Text("\n".join(phrases), style="dim"))
         if self._live:
             self._progress = Progress(
                 TextColumn("{task.fields[label]}", markup=False),

@@ -48,6 +48,12 @@ def test_accuracy_is_drawn_where_it_was_evaluated_against_what_was_spent_by_then
     assert figure.layout.updatemenus[0].buttons[1].args[1]["xaxis.title.text"] == "energy of all clients, kJ"
 
 
+def test_a_short_run_has_no_half_rounds_and_energy_keeps_its_own_ticks() -> None:
+    figure = plots.accuracy(ROUNDS)
+    assert figure.layout.xaxis.dtick == 1
+    assert figure.layout.updatemenus[0].buttons[1].args[1]["xaxis.dtick"] is None
+
+
 def test_the_map_of_bits_has_a_line_a_layer_and_a_column_a_round(tmp_path: Path) -> None:
     figure = plots.layer_bits(read_run(Example(rounds=3).write(tmp_path)))
     heat = figure.data[0]
