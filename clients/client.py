@@ -64,8 +64,9 @@ class Client:
             for epoch in range(instructions.epochs):
                 self._refit(seen, instructions, generator)
                 batches = self._batches(instructions, epoch)
+                observed_from = int((len(batches) - 1) * OBSERVED_FROM)
                 for number, rows in enumerate(batches):
-                    losses.append(self._step(sgd, rows, observe=number >= len(batches) * OBSERVED_FROM))
+                    losses.append(self._step(sgd, rows, observe=number >= observed_from))
                     sizes[len(rows)] += 1
                 seen = sgd.take_statistics()
         report = TrainReport(

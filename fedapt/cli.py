@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
-import signal
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated
 
@@ -14,6 +11,7 @@ import typer
 
 from fedapt import __version__
 from fedapt.errors import FedaptError
+from fedapt.stopping import Stopped
 
 app = typer.Typer(
     name="fedapt",
@@ -33,6 +31,9 @@ def main() -> None:
     except FedaptError as error:
         print(f"fedapt: {error}" if "\n" not in str(error) else str(error), file=sys.stderr)
         sys.exit(error.exit_code)
+    except Stopped as stopped:
+        print(f"fedapt: {stopped}", file=sys.stderr)
+        sys.exit(128 + stopped.signal_number)
     except BrokenPipeError:
         # The reader of a pipe has seen enough; Python would complain when it flushes at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -66,9 +67,10 @@ def run(
     loaded = load_scenario(scenario, overrides or [])
     from fedapt.report.terminal import Display
     from fedapt.run import run as run_scenario
+    from fedapt.stopping import Stopper
 
-    with _stoppable(), Display() as display:
-        run_scenario(loaded, output, display)
+    with Stopper() as stopper, Display() as display:
+        run_scenario(loaded, output, display, stopper)
 
 
 @app.command(epilog="Example: [bold]fedapt schema > scenarios/schema.json[/], for editors that check YAML as you type")
@@ -89,31 +91,3 @@ def report(
     from fedapt.report.html import write_report
 
     print(write_report(run))
-
-
-class _Stopped(BaseException):
-    """A signal asked the run to stop."""
-
-
-@contextlib.contextmanager
-def _stoppable() -> Iterator[None]:
-    """Turn SIGINT and SIGTERM into one orderly end, with the exit status that belongs to the signal."""
-    received = []
-
-    def stop(number: int, frame: object) -> None:
-        received.append(number)
-        # The results of the committed rounds are being written now: a second Ctrl-C must not tear them.
-        for again in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(again, signal.SIG_IGN)
-        raise _Stopped
-
-    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    except _Stopped:
-        name = signal.Signals(received[0]).name
-        print(f"Stopped by {name}: committed rounds are kept, the one that was under way is discarded.", file=sys.stderr)
-        sys.exit(128 + received[0])
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

@@ -36,12 +36,13 @@ from fedapt.results import RunFolder, environment
 from fedapt.scenario import Engine, Scenario, dump_scenario
 from fedapt.seeding import numpy_stream
 from fedapt.standings import Standings
+from fedapt.stopping import Stopper
 from fedapt.totals import Totals
 
 Arrays = dict[str, np.ndarray]
 
 
-def run(scenario: Scenario, root: Path, display: Display) -> Path:
+def run(scenario: Scenario, root: Path, display: Display, stopper: Stopper) -> Path:
     """Run a scenario and return the run folder; whatever ends the run early, the committed rounds are kept."""
     folder = RunFolder.create(root, scenario.name)
     with _logged(folder.path / "run.log") as log:
@@ -61,7 +62,7 @@ def run(scenario: Scenario, root: Path, display: Display) -> Path:
             linear=scenario.strategy.linear,
             on_outcome=lambda outcome: _note(outcome, display, log),
         )
-        story = Story(scenario, gateway, enrolment, evaluator, folder, display)
+        story = Story(scenario, gateway, enrolment, evaluator, folder, display, stopper)
         try:
             story.play({name: values.numpy() for name, values in float_arrays(model).items()})
         finally:
@@ -81,9 +82,10 @@ class Story:
         evaluator: Evaluator,
         folder: RunFolder,
         display: Display,
+        stopper: Stopper,
     ) -> None:
         self._scenario, self._gateway, self._enrolment = scenario, gateway, enrolment
-        self._evaluator, self._folder, self._display = evaluator, folder, display
+        self._evaluator, self._folder, self._display, self._stopper = evaluator, folder, display, stopper
         self._strategy: Strategy = scenario.strategy.build()
         self._totals, self._standings = Totals(), Standings()
         self._records: list[RoundRecord] = []
@@ -98,12 +100,14 @@ class Story:
             cohort = self._cohort(number)
             self._display.round_started(number, len(cohort))
             self._gateway.open_round(number, cohort)
-            self._arrays = self._train(number)
+            arrays = self._train(number)
             rows = [*(self._enrolment.refused if number == 0 else ()), *self._gateway.rows]
             if self._due(number, self._scenario.evaluate.clients_every):
-                self._evaluate_on_clients(number)
-            score = self._evaluator.score(self._arrays) if self._due(number, self._scenario.evaluate.every) else None
-            self._commit(_record(number, rows, score, self._wish(), len(cohort), time.monotonic() - began), rows)
+                self._evaluate_on_clients(number, arrays)
+            score = self._evaluator.score(arrays) if self._due(number, self._scenario.evaluate.every) else None
+            record = _record(number, rows, score, self._wish(), len(cohort), time.monotonic() - began)
+            with self._stopper.held():
+                self._commit(arrays, record, rows)
 
     def _cohort(self, number: int) -> list[int]:
         clients = sorted(self._enrolment.participants)
@@ -126,12 +130,12 @@ class Story:
             )
         return {name: np.asarray(array.numpy(), np.float32) for name, array in aggregated.items()}
 
-    def _evaluate_on_clients(self, number: int) -> None:
+    def _evaluate_on_clients(self, number: int, arrays: Arrays) -> None:
         """Evaluate the model on every client's held-out samples, at the bits that this client would get."""
         gateway = self._gateway
         with_samples = [client for client, participant in self._enrolment.participants.items() if participant.held_out]
         gateway.open_round(number, with_samples)
-        record = ArrayRecord({name: Array(values) for name, values in self._arrays.items()})
+        record = ArrayRecord({name: Array(values) for name, values in arrays.items()})
         replies = gateway.send_and_receive(self._strategy.configure_evaluate(number + 1, record, ConfigRecord(), gateway))
         self._strategy.aggregate_evaluate(number + 1, replies)
         reports = {outcome.client: outcome.report for outcome in gateway.outcomes}
@@ -145,7 +149,8 @@ class Story:
         first = next(iter(self._enrolment.participants.values()))
         return self._enrolment.wishes.of(first.policy, first.client).bits
 
-    def _commit(self, record: RoundRecord, rows: Sequence[LedgerRow]) -> None:
+    def _commit(self, arrays: Arrays, record: RoundRecord, rows: Sequence[LedgerRow]) -> None:
+        self._arrays = arrays
         self._totals.add(rows)
         self._standings.add(rows)
         self._folder.commit_round(record, rows)
