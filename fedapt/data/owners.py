@@ -11,7 +11,6 @@ import contextlib
 import importlib.util
 import io
 import logging
-import os
 import sys
 import warnings
 from collections.abc import Iterator
@@ -41,6 +40,11 @@ def owners(how: Partition, task: Task) -> Owners:
 
     Raises ScenarioError where the partitioner cannot serve so many clients from these samples.
     """
+    if task.clients > len(task.labels):
+        raise ScenarioError(
+            f"{PURPOSE}: {len(task.labels)} samples cannot be shared among {task.clients} clients; "
+            "lower clients.count or raise data.samples."
+        )
     column = {} if how.column is None else {how.column: _column(how.kind, how.column, task)}
     key = digest(
         *(Path(str(source)).read_bytes() for source in (__file__, partition.__file__)),
@@ -71,7 +75,6 @@ def _column(kind: str, name: str, task: Task) -> npt.NDArray[Any]:
 
 
 def _decide(how: Partition, task: Task, column: dict[str, npt.NDArray[Any]]) -> Owners:
-    os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
     datasets = need("datasets", "flwr-datasets", PURPOSE)
     module = partitioners()
     order = numpy_stream(task.seed, "data.partition.order").permutation(len(task.labels))
@@ -131,5 +134,5 @@ def _quiet() -> Iterator[None]:
     with warnings.catch_warnings(record=True) as caught, contextlib.redirect_stderr(io.StringIO()):
         warnings.simplefilter("always")
         yield
-    for message in {str(warning.message) for warning in caught}:
+    for message in dict.fromkeys(str(warning.message) for warning in caught):
         log.info("%s: %s", PURPOSE, message)

@@ -76,7 +76,7 @@ class RayPool:
         self._threads, self._chunk, self._max_attempts, self._task_timeout_s = threads, chunk, max_attempts, task_timeout_s
         self._owns_ray = not ray.is_initialized()
         if self._owns_ray:
-            _start_ray(workers)
+            start_ray(workers)
         self._workshop = ray.put(workshop)
         self._idle = [self._hire() for _ in range(workers)]
         self._workers = workers
@@ -162,7 +162,8 @@ class RayPool:
                 ray.kill(worker)
 
 
-def _start_ray(workers: int) -> None:
+def start_ray(workers: int) -> None:
+    """Start Ray on this machine, without its dashboard, its usage report and its chatter."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)
         ray.init(num_cpus=workers, include_dashboard=False, log_to_driver=False, logging_level=logging.CRITICAL)

@@ -3,6 +3,9 @@
 A client takes part in few rounds, so bits that only its own history can raise would come too late. Every update carries its
 layers' Gavg; all clients with the same policy share one wish and one running mean of it. With `scope: client` each client has
 its own.
+
+What a round says of a layer is the lowest decile over its clients, not their mean: with non-IID data Gavg differs by orders of
+magnitude, a few clients with large gradients would speak for all, and the others' updates would go on being lost.
 """
 
 from __future__ import annotations
@@ -10,11 +13,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
+
 from fedapt.clients.instructions import LayerReport
 from fedapt.clients.precision.policy import Policy
 from fedapt.quant import FLOAT_BITS
 from fedapt.quant.weight import gavg_at
 
+DECILE = 0.1
 NEWEST = 0.5
 UNIT_BITS = 8
 
@@ -57,7 +63,7 @@ class Wishes:
                     if layer in reports and bits[layer] != FLOAT_BITS
                 ]
                 if values:
-                    mean = sum(values) / len(values)
-                    wish.gavg[layer] = mean if layer not in wish.gavg else (1 - NEWEST) * wish.gavg[layer] + NEWEST * mean
+                    now = float(np.quantile(values, DECILE))
+                    wish.gavg[layer] = now if layer not in wish.gavg else (1 - NEWEST) * wish.gavg[layer] + NEWEST * now
             here = {layer: gavg_at(mean, UNIT_BITS, wish.bits[layer], policy.grid) for layer, mean in wish.gavg.items()}
             wish.bits = policy.adapt(wish.bits, here, lr)

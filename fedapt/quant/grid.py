@@ -63,14 +63,18 @@ def fit(weight: Tensor, bits: int, options: GridOptions) -> Grid:
     """
     check_bits(bits)
     rows = weight.reshape(weight.shape[0], -1) if options.granularity == "channel" else weight.reshape(1, -1)
+    low = rows.amin(dim=1).clamp(max=0.0) * options.headroom
+    high = rows.amax(dim=1).clamp(min=0.0) * options.headroom
+    reach = torch.maximum(high, -low)
+    flat = reach <= SMALLEST_RANGE
+    reach = torch.where(flat, reach.amax().clamp(min=SMALLEST_RANGE), reach)
+    steps = levels(bits, options)
     if options.range == "symmetric":
-        largest = rows.abs().amax(dim=1)
-        span = largest * options.headroom
-        middle = torch.full_like(span, 2 ** (bits - 1))
-    else:
-        low = rows.amin(dim=1).clamp(max=0.0) * options.headroom
-        high = rows.amax(dim=1).clamp(min=0.0) * options.headroom
-        span = high - low
-        middle = (-low * levels(bits, options) / span.clamp(min=SMALLEST_RANGE)).round()
-    span = torch.where(span > SMALLEST_RANGE, span, span.amax().clamp(min=SMALLEST_RANGE))
-    return Grid(span / levels(bits, options), middle, bits)
+        return Grid(reach / steps, torch.full_like(reach, 2 ** (bits - 1)), bits)
+    low, high = torch.where(flat, -reach, low), torch.where(flat, reach, high)
+    zero = (low.abs() * steps / (high - low)).round()
+    # A zero rounded to a whole code shifts the grid by up to half a step: it is widened until both ends are on it again.
+    zero = torch.where(low < 0, zero.clamp(min=1), zero)
+    zero = torch.where(high > 0, zero.clamp(max=steps - 1), zero)
+    scale = torch.maximum(low.abs() / zero.clamp(min=1), high / (steps - zero).clamp(min=1))
+    return Grid(scale, zero, bits)

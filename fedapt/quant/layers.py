@@ -74,12 +74,18 @@ class QuantisedLayer(nn.Module):
         self.pending -= 1
         self._sum = gradient if self._sum is None else self._sum.add_(gradient)
         if self.pending == 0:
-            if self.on_gradient is None:
-                raise RuntimeError(
-                    f"{self.name}: a quantised layer keeps no gradient; create a SingleCopySGD before calling backward()"
-                )
-            total, self._sum = self._sum, None
-            self.on_gradient(self, total)
+            self.end_step()
+
+    def end_step(self) -> None:
+        """Hand over the gradient, if there is one: after the last use, or at the end of a step in which some use had no error."""
+        if self._sum is None:
+            return
+        if self.on_gradient is None:
+            raise RuntimeError(
+                f"{self.name}: a quantised layer keeps no gradient; create a SingleCopySGD before calling backward()"
+            )
+        total, self._sum = self._sum, None
+        self.on_gradient(self, total)
 
     def extra_repr(self) -> str:
         """Show the shape and the bits."""
@@ -145,6 +151,9 @@ def _replace(model: nn.Module, replacements: Mapping[nn.Module, nn.Module]) -> N
         for name, child in list(parent._modules.items()):
             if child is not None and child in replacements:
                 parent._modules[name] = replacements[child]
+        if isinstance(parent, nn.TransformerEncoderLayer):
+            # Its fused inference path reads the weights of its layers behind their backs; 0 makes it call them instead.
+            parent.activation_relu_or_gelu = 0
 
 
 def _owns_parameters(module: nn.Module) -> bool:

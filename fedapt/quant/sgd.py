@@ -58,7 +58,7 @@ class SingleCopySGD:
         for layer in self.layers.values():
             layer.on_gradient = self._move_codes
             self._remember(id(layer), layer.weight.dequantise())
-        for parameter in model.parameters():
+        for parameter in (p for p in model.parameters() if p.requires_grad):
             self._remember(id(parameter), parameter.detach())
             hook = parameter.register_post_accumulate_grad_hook(self._move_float)  # type: ignore[no-untyped-call]
             self._hooks.append(hook)
@@ -80,6 +80,8 @@ class SingleCopySGD:
         for layer in self.layers.values():
             layer.begin_step()
         yield
+        for layer in self.layers.values():
+            layer.end_step()
         self.steps += 1
 
     def take_statistics(self) -> dict[str, LayerStatistics]:

@@ -19,6 +19,9 @@ class Skeleton:
         self.model = model
         self.quantised: Quantised = quantise(model, LOWEST_BITS, rule=rule)
         self._floats = float_tensors(model)
+        crossing = {id(values) for values in self._floats.values()}
+        # What does not cross, such as a norm's count of batches, must not pass from one client to the next.
+        self._own = [(buffer, buffer.clone()) for buffer in model.buffers() if id(buffer) not in crossing]
 
     def load(self, start: QuantisedModel) -> None:
         """Let a model move in: its codes are used as they are, not copied; raises DamagedData if it is not this architecture."""
@@ -37,6 +40,8 @@ class Skeleton:
                 if start.floats[name].shape != values.shape:
                     raise DamagedData(f"{name}: expected shape {tuple(values.shape)}, got {tuple(start.floats[name].shape)}")
                 values.copy_(start.floats[name])
+            for buffer, initial in self._own:
+                buffer.copy_(initial)
 
     def unload(self) -> QuantisedModel:
         """Return the model that lives here now; its tensors are the living ones."""
@@ -45,11 +50,19 @@ class Skeleton:
 
 
 def float_tensors(model: nn.Module) -> dict[str, Tensor]:
-    """Return a quantised model's float parameters and float buffers (running means of a norm, say) by name."""
-    buffers = {name: values for name, values in model.named_buffers() if values.is_floating_point()}
-    return dict(model.named_parameters()) | buffers
+    """Return a model's float parameters and saved float buffers (running means of a norm, say) by name, in the model's order.
+
+    One that stands in several places has the name of the first.
+    """
+    tensors: dict[str, Tensor] = {}
+    seen = set[int]()
+    for name, values in model.state_dict(keep_vars=True).items():
+        if isinstance(values, Tensor) and values.is_floating_point() and id(values) not in seen:
+            tensors[name] = values
+            seen.add(id(values))
+    return tensors
 
 
 def float_arrays(model: nn.Module) -> dict[str, Tensor]:
-    """Return the same of a model before it is quantised: what the server keeps and aggregates, in the model's order."""
-    return {name: values.detach() for name, values in model.state_dict().items() if values.is_floating_point()}
+    """Return the same without autograd, of a model before it is quantised: what the server keeps and aggregates."""
+    return {name: values.detach() for name, values in float_tensors(model).items()}

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import json
 import math
+import reprlib
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
+from operator import index
 from typing import Any
 
 import numpy as np
@@ -26,6 +28,8 @@ from fedapt.quant.rounding import Rounding
 from fedapt.quant.weight import CodedWeight, FloatWeight, Weight, quantise_tensor
 
 PROTOCOL = 1
+MOST_DIMENSIONS = 8
+NORMAL = torch.finfo(torch.float32)
 
 
 @dataclass(frozen=True)
@@ -68,7 +72,7 @@ def to_bytes(model: QuantisedModel, header: Mapping[str, Any]) -> bytes:
         if isinstance(weight, CodedWeight):
             stored["codes"] = pack(weight.codes.flatten(), weight.bits)
         tensors |= {f"{layer}.{part}": values.numpy() for part, values in stored.items()}
-    tensors |= {name: np.ascontiguousarray(values.numpy()) for name, values in model.floats.items()}
+    tensors |= {name: np.asarray(values.numpy(), order="C") for name, values in model.floats.items()}
     text = json.dumps({**header, "protocol": PROTOCOL, "layers": layers}, sort_keys=True, separators=(",", ":"), allow_nan=False)
     return safetensors.numpy.save(tensors, metadata={"fedapt": text})
 
@@ -79,7 +83,7 @@ def from_bytes(message: bytes) -> tuple[QuantisedModel, dict[str, Any]]:
     try:
         tensors = {name: torch.from_numpy(array.copy()) for name, array in safetensors.numpy.load(message).items()}
         layers = {
-            str(layer): (int(bits), [int(side) for side in shape]) for layer, (bits, *shape) in header.pop("layers").items()
+            layer: (index(bits), [index(side) for side in shape]) for layer, (bits, *shape) in header.pop("layers").items()
         }
     except (SafetensorError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise DamagedData(f"the message is not a quantised model: {error!r}") from None
@@ -111,24 +115,37 @@ def _weight(layer: str, bits: int, shape: list[int], tensors: dict[str, Tensor])
         return tensors.pop(f"{layer}.{name}")
 
     if bits == FLOAT_BITS:
-        return FloatWeight(_float32(layer, part("weight")).reshape(shape))
-    if not LOWEST_BITS <= bits <= HIGHEST_BITS or not shape or min(shape) < 1:
-        raise DamagedData(f"layer {layer}: cannot have shape {shape} at {bits} bits")
+        values = _float32(layer, part("weight"))
+        if list(values.shape) != shape:
+            raise DamagedData(f"layer {layer}: expected shape {reprlib.repr(shape)} as the header says, got {list(values.shape)}")
+        return FloatWeight(values)
+    if not LOWEST_BITS <= bits <= HIGHEST_BITS or not 1 <= len(shape) <= MOST_DIMENSIONS or min(shape) < 1:
+        raise DamagedData(f"layer {layer}: cannot have shape {reprlib.repr(shape)} at {bits} bits")
     packed, scale, zero = part("codes"), _float32(layer, part("scale")), _float32(layer, part("zero"))
     if (
         scale.shape not in {(1,), (shape[0],)}
         or zero.shape != scale.shape
-        or not bool((scale > 0).all())
         or packed.dtype != torch.uint8
     ):
         raise DamagedData(
-            f"layer {layer}: needs uint8 codes and 1 or {shape[0]} positive scales with as many zeros, got {tuple(scale.shape)}"
+            f"layer {layer}: needs uint8 codes and 1 or {shape[0]} scales with as many zeros, "
+            f"got {packed.dtype} and {tuple(scale.shape)}"
         )
+    steps = 2**bits - 1
+    # A denormal scale loses its precision, and with too large a one the weights themselves are not finite.
+    if not bool(((scale >= NORMAL.tiny) & (scale <= NORMAL.max / steps)).all()):
+        raise DamagedData(f"layer {layer}: scales must be positive, normal and finite over {steps} steps, got {_extent(scale)}")
+    if not bool(((zero >= 0) & (zero <= steps) & (zero == zero.round())).all()):
+        raise DamagedData(f"layer {layer}: zeros must be whole numbers in 0..{steps}, got {_extent(zero)}")
     try:
         codes = unpack(packed.flatten(), bits, math.prod(shape)).view(shape)
     except ValueError as error:
         raise DamagedData(f"layer {layer}: {error}") from None
     return CodedWeight(codes, Grid(scale, zero, bits))
+
+
+def _extent(values: Tensor) -> str:
+    return f"{values.min().item():g} to {values.max().item():g}"
 
 
 def _float32(name: str, values: Tensor) -> Tensor:

@@ -80,6 +80,14 @@ def test_without_a_cache_home_the_cache_is_in_the_home(monkeypatch):
 
 
 def test_a_digest_tells_apart_what_differs_in_borders_kind_or_dtype():
-    parts = [("ab", "c"), ("a", "bc"), ("abc",), (b"abc",), (np.array([1, 0]),), (np.array([[1, 0]]),), (np.array([1, 0], np.int32),)]
+    parts = [
+        ("ab", "c"),
+        ("a", "bc"),
+        ("abc",),
+        (b"abc",),
+        (np.array([1, 0]),),
+        (np.array([[1, 0]]),),
+        (np.array([1, 0], np.int32),),
+    ]
     assert len({digest(*part) for part in parts}) == len(parts)
     assert digest("a", np.array([1])) == digest("a", np.array([1]))

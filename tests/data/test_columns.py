@@ -21,7 +21,8 @@ def frame(metadata=None, **columns):
 
 def chunked(values, kind=None):
     """Return a column of two chunks."""
-    return pa.chunked_array([pa.array(values[:1], kind), pa.array(values[1:], kind)])
+    array = pa.array(values, kind)
+    return pa.chunked_array([array[:1], array[1:]])
 
 
 @pytest.mark.parametrize("name", INPUTS)
@@ -42,8 +43,16 @@ def test_a_given_column_is_taken():
     ("given", "present", "says"),
     [
         ("pic", {"image": [b"a"]}, r"data.columns.input: a.parquet has no column `pic`; its columns are image \(binary\)"),
-        (None, {"image": [b"a"], "x": [1]}, r"several candidates \(image, x\). Name it as data.columns.input; the columns are image"),
-        (None, {"a": [1], "b": [2.0]}, r"none of the usual names. Name it as data.columns.input; the columns are a \(int64\), b \(do"),
+        (
+            None,
+            {"image": [b"a"], "x": [1]},
+            r"several candidates \(image, x\). Name it as data.columns.input; the columns are image",
+        ),
+        (
+            None,
+            {"a": [1], "b": [2.0]},
+            r"none of the usual names. Name it as data.columns.input; the columns are a \(int64\), b \(do",
+        ),
         (None, {"text": ["to be"], "label": [1]}, r"seems to hold text; this version trains on images and feature vectors"),
     ],
 )
@@ -56,7 +65,10 @@ def test_a_column_that_cannot_be_told_is_told_with_all_columns(given, present, s
     ("metadata", "names"),
     [
         ({b"class_names": b'["cat", "dog"]'}, ("cat", "dog")),
-        ({b"huggingface": json.dumps({"info": {"features": {"label": {"names": ["a", "b"], "_type": "ClassLabel"}}}})}, ("a", "b")),
+        (
+            {b"huggingface": json.dumps({"info": {"features": {"label": {"names": ["a", "b"], "_type": "ClassLabel"}}}})},
+            ("a", "b"),
+        ),
         ({b"huggingface": json.dumps({"info": {"features": {"label": {"dtype": "int64", "_type": "Value"}}}})}, None),
         ({b"class_names": b"[]"}, None),
         ({b"class_names": b"not JSON"}, None),

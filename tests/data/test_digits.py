@@ -21,11 +21,16 @@ def test_grey_levels_are_spread_over_a_byte_and_every_digit_is_used_once():
 def test_images_keep_their_labels():
     source = digits(DataSpec(source="digits"), 3)
     train, _ = source.inputs(np.zeros(len(source.labels), np.int32))
-    known = {bytes(np.round(image * 255 / 16).astype(np.uint8)): label for image, label in zip(*load_digits(return_X_y=True), strict=True)}
+    known = {
+        bytes(np.round(image * 255 / 16).astype(np.uint8)): label
+        for image, label in zip(*load_digits(return_X_y=True), strict=True)
+    }
     assert [known[bytes(image)] for image in train] == source.labels.tolist()
 
 
-@pytest.mark.parametrize(("options", "sizes"), [({"samples": 100}, (100, 359)), ({"test_samples": 7, "test_share": 0.5}, (899, 7))])
+@pytest.mark.parametrize(
+    ("options", "sizes"), [({"samples": 100}, (100, 359)), ({"test_samples": 7, "test_share": 0.5}, (899, 7))]
+)
 def test_fewer_samples_can_be_asked_for(options, sizes):
     federation = load(DataSpec(source="digits", **options), 3, 0)
     assert (len(federation.train.labels), len(federation.test.labels)) == sizes

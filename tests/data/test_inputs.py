@@ -64,7 +64,9 @@ def test_images_of_hugging_face_are_decoded(tmp_path):
     assert images.tolist() == GREY[:, None].tolist()
 
 
-@pytest.mark.parametrize("kind", [pa.list_(pa.float32()), pa.list_(pa.float32(), 2), pa.large_list(pa.float64()), pa.list_(pa.int16())])
+@pytest.mark.parametrize(
+    "kind", [pa.list_(pa.float32()), pa.list_(pa.float32(), 2), pa.large_list(pa.float64()), pa.list_(pa.int16())]
+)
 def test_lists_are_feature_vectors_of_float32(kind):
     features = read(chunked([[1, 2], [3, 4]], kind))
     assert features.dtype == np.float32 and features.tolist() == [[1, 2], [3, 4]]
@@ -106,10 +108,10 @@ def test_a_flat_list_is_cut_into_the_shape_that_is_given():
     ],
 )
 def test_what_cannot_be_trained_on_is_told(column, shape, says):
-    with pytest.raises(SetupError, match=f"^a.parquet: column `image`: .*{says}"):
+    with pytest.raises(SetupError, match=rf"^a.parquet: column `image`: .*{says}"):
         read(column, shape)
 
 
 def test_an_image_that_cannot_be_decoded_is_told_with_its_row():
-    with pytest.raises(DamagedData, match="a.parquet: column `image`: row 1 is no image that can be decoded"):
+    with pytest.raises(DamagedData, match=r"a\.parquet: column `image`: row 1 is no image that can be decoded"):
         read(chunked([encoded(GREY[0]), encoded(GREY[0])[:40]]))

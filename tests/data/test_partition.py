@@ -40,7 +40,9 @@ def test_a_bare_name_is_short_for_a_block():
     assert DataSpec(partition="dirichlet").partition == Dirichlet() == DataSpec(partition={"kind": "dirichlet"}).partition
 
 
-@pytest.mark.parametrize("block", ["size", "grouped_natural_id", "dirichlett", {"kind": "dirichlet", "alpha": 0.0}, {"kind": "iid", "x": 1}, 3])
+@pytest.mark.parametrize(
+    "block", ["size", "grouped_natural_id", "dirichlett", {"kind": "dirichlet", "alpha": 0.0}, {"kind": "iid", "x": 1}, 3]
+)
 def test_a_partition_that_cannot_be_is_refused(block):
     with pytest.raises(ValidationError):
         DataSpec(partition=block)

@@ -22,7 +22,7 @@ def test_a_split_follows_from_the_seed():
 
 
 def test_one_sample_cannot_be_split():
-    with pytest.raises(SetupError, match="1 samples are too few .* `data.test`"):
+    with pytest.raises(SetupError, match=r"1 samples are too few .* `data\.test`"):
         split_off(1, 0.5, 0)
 
 

@@ -46,7 +46,10 @@ def test_a_saved_data_set_is_read_with_its_selection_and_its_splits(tmp_path):
     datasets.DatasetDict(train=data.select([3, 1]), test=data.select([0])).save_to_disk(tmp_path / "both")
     data.select([2, 0]).save_to_disk(tmp_path / "one")
     both, one = from_path(str(tmp_path / "both"), "data.source"), from_path(str(tmp_path / "one"), "data.source")
-    assert {name: (frame.count, frame.read("x").to_pylist()) for name, frame in both.items()} == {"train": (2, [4, 2]), "test": (1, [1])}
+    assert {name: (frame.count, frame.read("x").to_pylist()) for name, frame in both.items()} == {
+        "train": (2, [4, 2]),
+        "test": (1, [1]),
+    }
     assert one["train"].read("x").to_pylist() == [3, 1] and one["train"].schema.names == ["x"]
 
 
@@ -77,7 +80,9 @@ def test_files_of_different_columns_are_not_mixed(tmp_path):
 @pytest.mark.parametrize("content", [b"", b"PAR1 and nothing else", b"a,b\n1,2\n" * 50])
 def test_a_file_that_is_no_parquet_is_damaged(tmp_path, content):
     (tmp_path / "a.parquet").write_bytes(content)
-    with pytest.raises(DamagedData, match=r"data.source: .*a.parquet is damaged or not of the kind its name says \(.+\); fetch it again."):
+    with pytest.raises(
+        DamagedData, match=r"data.source: .*a.parquet is damaged or not of the kind its name says \(.+\); fetch it again."
+    ):
         from_path(str(tmp_path / "a.parquet"), "data.source")
 
 

@@ -1,0 +1,1 @@
+"""Measurements that can be rerun: each module is a command."""
