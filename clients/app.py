@@ -8,12 +8,16 @@ from flwr.app import ConfigRecord, Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 
 from fedapt.clients.client import Client
+from fedapt.errors import DamagedData
 
 RECORD = "fedapt"
 
 
 def client_app(client_of: Callable[[Context], Client]) -> ClientApp:
-    """Build the app; `client_of` finds the client that a node is, by `context.node_config`."""
+    """Build the app; `client_of` finds the client that a node is, by `context.node_config`.
+
+    Asked with a query, a node answers with the number of its client.
+    """
     app = ClientApp()
 
     @app.train()
@@ -24,6 +28,10 @@ def client_app(client_of: Callable[[Context], Client]) -> ClientApp:
     def evaluate(message: Message, context: Context) -> Message:
         return answer(message, client_of(context).evaluate(payload(message)))
 
+    @app.query()
+    def query(message: Message, context: Context) -> Message:
+        return answer(message, str(context.node_config["partition-id"]).encode())
+
     return app
 
 
@@ -33,9 +41,10 @@ def record(data: bytes) -> RecordDict:
 
 
 def payload(message: Message) -> bytes:
-    """Return the bytes in a Flower message."""
-    data = message.content.config_records[RECORD]["message"]
-    assert isinstance(data, bytes)
+    """Return the bytes in a Flower message; raises DamagedData if it is none of fedapt's."""
+    data = message.content.config_records.get(RECORD, ConfigRecord()).get("message")
+    if not isinstance(data, bytes):
+        raise DamagedData(f"expected a record `{RECORD}` with bytes, got {list(message.content)}: the other side is not fedapt's")
     return data
 
 

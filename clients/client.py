@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fedapt.clients.continual.memory import Continual
-from fedapt.clients.instructions import EvaluateReport, Instructions, LayerReport, TrainReport
+from fedapt.clients.instructions import EvaluateReport, Instructions, LayerReport, TrainReport, read_instructions
 from fedapt.clients.samples.filter import Filter
 from fedapt.data.examples import Examples
 from fedapt.errors import RunFailed
@@ -49,7 +49,7 @@ class Client:
     def train(self, message: bytes) -> bytes:
         """Train the model in the message as its instructions say; return the trained codes with a report."""
         model, header = from_bytes(message)
-        instructions = Instructions.model_validate(header["instructions"])
+        instructions = read_instructions(header)
         self.skeleton.load(model)
         self.skeleton.model.train()
         key = (instructions.seed, instructions.round, instructions.client)
@@ -58,9 +58,14 @@ class Client:
         sizes = Counter[int]()
         seen: dict[str, LayerStatistics] = {}
         mu = instructions.proximal_mu
-        with SingleCopySGD(
-            self.skeleton.model, self.skeleton.quantised, instructions.lr, instructions.rounding, generator, proximal=mu
-        ) as sgd:
+        with (
+            torch.random.fork_rng(devices=[]),
+            SingleCopySGD(
+                self.skeleton.model, self.skeleton.quantised, instructions.lr, instructions.rounding, generator, proximal=mu
+            ) as sgd,
+        ):
+            # Dropout and its like draw from torch's global state, whatever a client before has left there.
+            torch.manual_seed(torch_stream(key[0], "layers", *key[1:]).initial_seed())
             for epoch in range(instructions.epochs):
                 self._refit(seen, instructions, generator)
                 batches = self._batches(instructions, epoch)

@@ -5,10 +5,12 @@ Both cross the network as JSON in the message's header and are checked when they
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, FiniteFloat
+from pydantic import Field, FiniteFloat, ValidationError
 
+from fedapt.errors import DamagedData
 from fedapt.options import Options
 from fedapt.quant import GridOptions, Rounding
 
@@ -27,6 +29,16 @@ class Instructions(Options):
     rounding: Rounding
     grid: GridOptions
     proximal_mu: FiniteFloat = Field(default=0.0, ge=0)
+
+
+def read_instructions(header: Mapping[str, Any]) -> Instructions:
+    """Take the instructions out of a message's header; raises DamagedData saying what is wrong with them."""
+    try:
+        return Instructions.model_validate(header.get("instructions"))
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(map(str, ("instructions", *first["loc"])))
+        raise DamagedData(f"the message's header is not valid: {place}: {first['msg']}") from None
 
 
 class LayerReport(Options):

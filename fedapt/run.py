@@ -28,6 +28,7 @@ from fedapt.evaluation import Evaluator, Score
 from fedapt.grid.gateway import Gateway, Transport
 from fedapt.grid.inline import Inline
 from fedapt.grid.visit import Outcome
+from fedapt.local_superlink import run_on_superlink
 from fedapt.models import build
 from fedapt.quant.skeleton import float_arrays
 from fedapt.report.html import write_report
@@ -42,8 +43,13 @@ from fedapt.totals import Totals
 Arrays = dict[str, np.ndarray]
 
 
-def run(scenario: Scenario, root: Path, display: Display, stopper: Stopper) -> Path:
-    """Run a scenario and return the run folder; whatever ends the run early, the committed rounds are kept."""
+def run(scenario: Scenario, root: Path, display: Display, stopper: Stopper, transport: Transport | None = None) -> Path:
+    """Run a scenario and return the run folder; whatever ends the run early, the committed rounds are kept.
+
+    With `transport`, clients are reached through it, and not through what the scenario's engine names.
+    """
+    if scenario.engine.kind == "superlink" and transport is None:
+        return run_on_superlink(scenario, root, display)
     folder = RunFolder.create(root, scenario.name)
     with _logged(folder.path / "run.log") as log:
         display.start(folder.path, scenario.rounds, _about(scenario))
@@ -55,7 +61,7 @@ def run(scenario: Scenario, root: Path, display: Display, stopper: Stopper) -> P
         model = build(scenario.model, federation.shape, federation.classes, scenario.seed)
         evaluator = Evaluator(scenario.model, federation.test, federation.classes, scenario.engine.threads)
         gateway = Gateway(
-            open_transport(scenario.engine, enrolment),
+            transport or open_transport(scenario.engine, enrolment),
             enrolment.participants,
             enrolment.wishes,
             scenario.seed,
@@ -99,13 +105,14 @@ class Story:
             began = time.monotonic()
             cohort = self._cohort(number)
             self._display.round_started(number, len(cohort))
+            wish = dict(self._wish())
             self._gateway.open_round(number, cohort)
             arrays = self._train(number)
             rows = [*(self._enrolment.refused if number == 0 else ()), *self._gateway.rows]
             if self._due(number, self._scenario.evaluate.clients_every):
                 self._evaluate_on_clients(number, arrays)
             score = self._evaluator.score(arrays) if self._due(number, self._scenario.evaluate.every) else None
-            record = _record(number, rows, score, self._wish(), len(cohort), time.monotonic() - began)
+            record = _record(number, rows, score, wish, len(cohort), time.monotonic() - began)
             with self._stopper.held():
                 self._commit(arrays, record, rows)
 
@@ -145,7 +152,7 @@ class Story:
         return number + 1 == self._scenario.rounds or (every is not None and (number + 1) % every == 0)
 
     def _wish(self) -> dict[str, int]:
-        """Return the bits that the first group's policy asks for next: what reports call the federation's wish."""
+        """Return the bits that the first client's policy asks for now: what reports call the federation's wish."""
         first = next(iter(self._enrolment.participants.values()))
         return self._enrolment.wishes.of(first.policy, first.client).bits
 

@@ -40,6 +40,7 @@ from fedapt.strategies.strategy import StrategyOptions
 from fedapt.yaml_source import KeyPath, Source, fail, read_bytes, read_file, value_at
 
 YAML_SUFFIXES = (".yaml", ".yml")
+MOST_SUPERNODES = 16
 
 
 class Local(Options):
@@ -203,6 +204,17 @@ class Scenario(Options):
         if model not in MODELS:
             raise ValueError(f"unknown model `{model}`; {suggest(model, MODELS)}")
         return model
+
+    @field_validator("engine")
+    @classmethod
+    def _few_enough_processes(cls, engine: Engine, info: ValidationInfo) -> Engine:
+        count = info.data["clients"].count if "clients" in info.data else 0
+        if engine.kind == "superlink" and count > MOST_SUPERNODES:
+            raise ValueError(
+                f"superlink starts a process for each client, at most {MOST_SUPERNODES}, and there are {count};"
+                " lower clients.count, or set engine.kind to ray"
+            )
+        return engine
 
     def group_of_clients(self) -> list[int]:
         """Return the group of each client: exact sizes by largest remainder, in an order drawn from the seed."""

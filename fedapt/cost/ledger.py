@@ -57,9 +57,10 @@ class LedgerRow:
 class RoundRecord:
     """What one round achieved.
 
-    accuracy, loss: of the global model on the test set, None in a round without evaluation; mean_bits: over the updates that were
-    aggregated; time_s: of the slowest client, in the device's time; memory_bytes: of the client with the highest peak; energy
-    and bytes are sums over the round's ledger rows; wall_s: what the round took here.
+    accuracy, loss: of the global model on the test set, None in a round without evaluation; wish_bits: by layer, what the first
+    client's policy asked for; mean_bits: over the updates that were aggregated; time_s: of the slowest client, in the device's
+    time; memory_bytes: of the client with the highest peak; energy and bytes are sums over the round's ledger rows; wall_s:
+    what the round took here.
     """
 
     round: int

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import logging
+import re
 
 from flwr.app import Context, Message, RecordDict
 from flwr.supercore.task_identity import TaskIdentity
 
-TRAIN, EVALUATE = "train", "evaluate"
+from fedapt import errors
+
+TRAIN, EVALUATE, QUERY = "train", "evaluate", "query"
 
 
 def identify_process() -> None:
@@ -26,3 +29,13 @@ def instruction(content: RecordDict, message_type: str, node_id: int) -> Message
 def context_of(client: int) -> Context:
     """Return the context that a simulated node runs in: its partition is the client's number."""
     return Context(run_id=0, node_id=client, node_config={"partition-id": client}, state=RecordDict(), run_config={})
+
+
+def why_failed(reply: Message) -> str:
+    """Return why a node could not answer; Flower writes a client's exception as `<class 'a.b.Name'>:<'sentence'>`."""
+    reason = reply.error.reason or f"Flower's error {reply.error.code}"
+    raised = re.fullmatch(r"<class '(?:\w+\.)*(\w+)'>:<'(.*)'>", reason, re.DOTALL)
+    if not raised:
+        return reason
+    name, sentence = raised.groups()
+    return sentence if hasattr(errors, name) else f"{name}: {sentence}"

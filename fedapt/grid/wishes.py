@@ -4,8 +4,9 @@ A client takes part in few rounds, so bits that only its own history can raise w
 layers' Gavg; all clients with the same policy share one wish and one running mean of it. With `scope: client` each client has
 its own.
 
-What a round says of a layer is the lowest decile over its clients, not their mean: with non-IID data Gavg differs by orders of
-magnitude, a few clients with large gradients would speak for all, and the others' updates would go on being lost.
+What a round says of a layer is the lowest decile over its clients (of ten clients, the lowest), not their mean: with non-IID
+data Gavg differs by orders of magnitude, a few clients with large gradients would speak for all, and the others' updates would
+go on being lost.
 """
 
 from __future__ import annotations
@@ -63,7 +64,7 @@ class Wishes:
                     if layer in reports and bits[layer] != FLOAT_BITS
                 ]
                 if values:
-                    now = float(np.quantile(values, DECILE))
+                    now = float(np.quantile(values, DECILE, method="lower"))
                     wish.gavg[layer] = now if layer not in wish.gavg else (1 - NEWEST) * wish.gavg[layer] + NEWEST * now
             here = {layer: gavg_at(mean, UNIT_BITS, wish.bits[layer], policy.grid) for layer, mean in wish.gavg.items()}
             wish.bits = policy.adapt(wish.bits, here, lr)

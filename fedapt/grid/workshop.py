@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from flwr.app import Context
@@ -38,6 +38,10 @@ class Workshop:
 
     def open(self) -> App:
         """Return the app that plays every client of the federation in this process."""
+        return client_app(self.clients())
+
+    def clients(self) -> Callable[[Context], Client]:
+        """Return the function that finds the client of a node, by its `partition-id`."""
         skeletons = [
             Skeleton(build(self.model, self.federation.shape, self.federation.classes, 0), m.backward.rule())
             for m in self.methods
@@ -55,4 +59,4 @@ class Workshop:
                 self.methods[chosen].continual,
             )
 
-        return client_app(client_of)
+        return client_of

@@ -82,9 +82,7 @@ def from_bytes(message: bytes) -> tuple[QuantisedModel, dict[str, Any]]:
     header = _header(message)
     try:
         tensors = {name: torch.from_numpy(array.copy()) for name, array in safetensors.numpy.load(message).items()}
-        layers = {
-            layer: (index(bits), [index(side) for side in shape]) for layer, (bits, *shape) in header.pop("layers").items()
-        }
+        layers = {layer: (index(bits), [index(side) for side in shape]) for layer, (bits, *shape) in header.pop("layers").items()}
     except (SafetensorError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise DamagedData(f"the message is not a quantised model: {error!r}") from None
     weights = {layer: _weight(layer, bits, shape, tensors) for layer, (bits, shape) in layers.items()}
@@ -122,11 +120,7 @@ def _weight(layer: str, bits: int, shape: list[int], tensors: dict[str, Tensor])
     if not LOWEST_BITS <= bits <= HIGHEST_BITS or not 1 <= len(shape) <= MOST_DIMENSIONS or min(shape) < 1:
         raise DamagedData(f"layer {layer}: cannot have shape {reprlib.repr(shape)} at {bits} bits")
     packed, scale, zero = part("codes"), _float32(layer, part("scale")), _float32(layer, part("zero"))
-    if (
-        scale.shape not in {(1,), (shape[0],)}
-        or zero.shape != scale.shape
-        or packed.dtype != torch.uint8
-    ):
+    if scale.shape not in {(1,), (shape[0],)} or zero.shape != scale.shape or packed.dtype != torch.uint8:
         raise DamagedData(
             f"layer {layer}: needs uint8 codes and 1 or {shape[0]} scales with as many zeros, "
             f"got {packed.dtype} and {tuple(scale.shape)}"

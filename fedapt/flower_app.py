@@ -1,0 +1,64 @@
+"""fedapt as a Flower app: the run is the ServerApp, the clients are the ClientApp.
+
+The app's run-config names a scenario file; a SuperNode's node-config gives, as `partition-id`, the number of its client.
+"""
+
+from __future__ import annotations
+
+import functools
+import shlex
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import cast
+
+import torch
+from flwr.app import Context
+from flwr.serverapp import Grid, ServerApp
+
+from fedapt.clients.app import client_app
+from fedapt.clients.client import Client
+from fedapt.data import load
+from fedapt.enrolment import enrol
+from fedapt.grid.superlink import SuperLink
+from fedapt.report.relay import Relay
+from fedapt.report.terminal import Display
+from fedapt.run import run
+from fedapt.scenario import load_scenario
+from fedapt.stopping import Stopper
+
+server = ServerApp()
+
+
+@server.main()
+def main(grid: Grid, context: Context) -> None:
+    """Run the scenario and tell whoever started it, through the file `calls`, all that a Display would show and how it ended."""
+    config = {name: str(value) for name, value in context.run_config.items()}
+    # The results name the command that the user gave, and not Flower's with its access token.
+    sys.argv = shlex.split(config["command"])
+    relay = Relay(Path(config["calls"]))
+    try:
+        scenario = load_scenario(config["scenario"])
+        transport = SuperLink(grid, answer_s=scenario.engine.task_timeout_s)
+        with Stopper() as stopper:
+            path = run(scenario, Path(config["results"]), cast(Display, relay), stopper, transport)
+    except BaseException as error:
+        relay.failed(type(error).__name__, str(error))
+        raise
+    relay.done(path)
+
+
+def _client_of(context: Context) -> Client:
+    return _clients(str(context.run_config["scenario"]))(context)
+
+
+@functools.cache
+def _clients(scenario_path: str) -> Callable[[Context], Client]:
+    """Load the data and the model once in a process."""
+    scenario = load_scenario(scenario_path)
+    torch.set_num_threads(scenario.engine.threads)
+    federation = load(scenario.data, scenario.clients.count, scenario.seed)
+    return enrol(scenario, federation).workshop.clients()
+
+
+client = client_app(_client_of)

@@ -1,0 +1,56 @@
+"""A Display at a distance: one process calls a Relay, another one reads the calls and makes them on a real Display."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from pydantic import validate_call
+from pydantic_core import to_json
+
+from fedapt.report.terminal import Display
+
+Call = tuple[str, list[Any]]
+
+
+class Relay:
+    """Takes every call that a Display takes, and any other, and appends it to a file as one line of JSON."""
+
+    def __init__(self, path: Path) -> None:
+        self._file = path.open("ab", buffering=0)
+
+    def __getattr__(self, name: str) -> Callable[..., None]:
+        return partial(self._write, name)
+
+    def _write(self, name: str, *arguments: Any) -> None:
+        self._file.write(to_json([name, arguments], inf_nan_mode="constants") + b"\n")
+
+
+class Calls:
+    """Reads the file of a Relay while it grows."""
+
+    def __init__(self, path: Path) -> None:
+        path.touch()
+        self._file = path.open("rb")
+        self._rest = b""
+
+    @property
+    def begun(self) -> bool:
+        """Whether there was any call yet."""
+        return self._file.tell() > 0
+
+    def new(self) -> Iterator[Call]:
+        """Yield the calls that were completely written since the last time."""
+        *lines, self._rest = (self._rest + self._file.read()).split(b"\n")
+        for line in lines:
+            name, arguments = json.loads(line)
+            yield name, arguments
+
+
+def replay(call: Call, display: Display) -> None:
+    """Make a call on a Display, with its arguments turned back into what the method takes."""
+    name, arguments = call
+    validate_call(getattr(display, name))(*arguments)
