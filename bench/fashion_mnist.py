@@ -68,7 +68,7 @@ def scenario(arm: Arm, seed: int, **engine: Any) -> Scenario:
 
 
 def measure(name: str, seed: int) -> dict[str, Any]:
-    """Run an arm and return what a table needs: final accuracy, mean bits of the last round, energy and bytes of the whole run."""
+    """Run an arm and return what a table needs: final accuracy, mean bits, and energy and bytes of the whole run."""
     with TemporaryDirectory() as folder, Stopper() as stopper:
         finished = read_run(run(scenario(ARMS[name], seed), Path(folder), Display(io.StringIO()), stopper))
         bits = finished.rounds["mean_bits"]

@@ -53,7 +53,8 @@ def test_a_mistake_is_one_sentence_with_its_exit_status(arguments, status, sente
 
 
 def test_all_that_is_wrong_with_a_file_is_said_at_once(tmp_path):
-    (tmp_path / "bad.yaml").write_text("version: 1\nname: x\nrounds: 0\nmodel: cnnn\ndata: {source: strokes}\nclients: {count: 3}\n")
+    text = "version: 1\nname: x\nrounds: 0\nmodel: cnnn\ndata: {source: strokes}\nclients: {count: 3}\n"
+    (tmp_path / "bad.yaml").write_text(text)
     finished = fedapt("run", "bad.yaml", cwd=tmp_path)
     assert finished.returncode == 3
     assert [line.split(": ")[0] for line in finished.stderr.splitlines()] == ["bad.yaml:3:9", "bad.yaml:4:8", "bad.yaml:6:1"]
@@ -64,7 +65,8 @@ def test_a_signal_keeps_the_committed_rounds(number, status, tmp_path):
     arguments = ["run", "noniid", *small(), "--set", "rounds=1000"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}
     command = [sys.executable, "-m", "fedapt", *arguments]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment, cwd=tmp_path) as process:
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen(command, env=environment, cwd=tmp_path, **pipes) as process:
         lines = []
         while sum(line.startswith("[") for line in lines) < 3:
             lines.append(process.stdout.readline())

@@ -167,6 +167,8 @@ def start_ray(workers: int) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)
         ray.init(num_cpus=workers, include_dashboard=False, log_to_driver=False, logging_level=logging.CRITICAL)
+    # Ray would print a paragraph for each dead worker, even so; the ledger and the log have a sentence.
+    ray._private.worker._worker_logs_enabled = False
 
 
 def _cause(error: Exception) -> str:

@@ -75,7 +75,7 @@ class SingleCopySGD:
 
     @contextmanager
     def step(self, observe: bool = True) -> Iterator[None]:
-        """Enclose one forward and backward pass, at whose end the weights have moved; observing costs some passes over the codes."""
+        """Enclose one forward and backward pass, at whose end the weights have moved; observing costs some time."""
         self._observe = observe
         for layer in self.layers.values():
             layer.begin_step()

@@ -95,8 +95,9 @@ def test_the_one_exact_reply_gives_what_all_replies_would(name):
     every, _, _ = play(wanted, rounds=2, linear=False)
     for key in one:
         # FedAdam and its like divide by the root of tiny second moments, which magnifies the last bits of the mean.
-        np.testing.assert_allclose(one[key], every[key], rtol=1e-3, atol=2e-4 if name not in {"fedavg", "fedavgm", "fedprox"}
-        else 1e-6)
+        np.testing.assert_allclose(
+            one[key], every[key], rtol=1e-3, atol=2e-4 if name not in {"fedavg", "fedavgm", "fedprox"} else 1e-6
+        )
 
 
 def test_fedprox_pulls_clients_towards_the_start():

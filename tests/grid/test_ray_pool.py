@@ -82,9 +82,10 @@ def test_strategies_that_see_every_update_get_the_same_bits_from_ray(strategy):
     assert same_bits(model, play(wanted)[0])
 
 
-def test_a_killed_worker_costs_one_failed_attempt_and_no_bit(inline, tmp_path):
+def test_a_killed_worker_costs_one_failed_attempt_and_no_bit(inline, tmp_path, capfd):
     model, rows, _ = play(scenario(), with_accident("kill", tmp_path, chunk=3))
     assert same_bits(model, inline[0])
+    assert capfd.readouterr() == ("", "")
     failed = [row for row in rows if row.status != "ok"]
     assert [(row.round, row.client, row.attempt, row.status) for row in failed] == [(0, 2, 1, "failed")]
     assert failed[0].reason.startswith("its worker died: ") and failed[0].energy_j == 0
@@ -108,7 +109,8 @@ def test_an_exception_is_not_retried_and_named_with_its_type(tmp_path):
     model, rows, gateway = play(scenario(), with_accident("raise", tmp_path, times=99), rounds=1)
     expected, _, _ = play(scenario(), cohort=[0, 1, 3, 4, 5], rounds=1)
     assert same_bits(model, expected)
-    assert [(row.client, row.attempt, row.reason) for row in rows if row.status != "ok"] == [(2, 1, "TwoArguments: battery empty")]
+    failed = [(row.client, row.attempt, row.reason) for row in rows if row.status != "ok"]
+    assert failed == [(2, 1, "TwoArguments: battery empty")]
     assert "Traceback" in next(outcome.log for outcome in gateway.outcomes if outcome.status != "ok")
 
 
@@ -121,5 +123,5 @@ class Broken:
 
 
 def test_workers_that_cannot_start_are_one_sentence():
-    with pytest.raises(SetupError, match="the workers could not start: .*no tools"):
+    with pytest.raises(SetupError, match=r"the workers could not start: .*no tools"):
         RayPool(Broken(), 1)
