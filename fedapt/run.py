@@ -57,6 +57,7 @@ def run(scenario: Scenario, root: Path, display: Display, stopper: Stopper, tran
         folder.write_start(dump_scenario(scenario), environment())
         federation = load(scenario.data, scenario.clients.count, scenario.seed)
         enrolment = enrol(scenario, federation)
+        _announce_float_layers(enrolment, display)
         _announce_refusals(enrolment, display, log)
         model = build(scenario.model, federation.shape, federation.classes, scenario.seed)
         evaluator = Evaluator(scenario.model, federation.test, federation.classes, scenario.engine.threads)
@@ -125,26 +126,44 @@ class Story:
         """Return the next global model: Flower counts rounds from 1."""
         strategy, gateway = self._strategy, self._gateway
         record = ArrayRecord({name: Array(values) for name, values in self._arrays.items()})
-        replies = gateway.send_and_receive(strategy.configure_train(number + 1, record, ConfigRecord(), gateway))
+        with self._blaming_the_strategy(number):
+            messages = strategy.configure_train(number + 1, record, ConfigRecord(), gateway)
+        replies = gateway.send_and_receive(messages)
         if not replies:
-            raise RunFailed(
-                f"round {number}: none of {len(gateway.get_node_ids())} clients returned an update: {_causes(gateway.rows)}"
-            )
-        aggregated, _ = strategy.aggregate_train(number + 1, replies)
-        if aggregated is None:
-            raise RunFailed(
-                f"round {number}: the strategy {self._scenario.strategy.kind} made no model of {len(replies)} replies"
-            )
-        return {name: np.asarray(array.numpy(), np.float32) for name, array in aggregated.items()}
+            clients = len(gateway.get_node_ids())
+            raise RunFailed(f"round {number}: none of {clients} clients returned an update: {_causes(gateway.rows)}")
+        with self._blaming_the_strategy(number):
+            aggregated, _ = strategy.aggregate_train(number + 1, replies)
+            if aggregated is None:
+                raise ValueError(f"it made no model of {len(replies)} replies")
+            arrays = {name: np.asarray(array.numpy(), np.float32) for name, array in aggregated.items()}
+            for name, values in self._arrays.items():
+                if name not in arrays or arrays[name].shape != values.shape or not np.isfinite(arrays[name]).all():
+                    raise ValueError(f"it returned a {name} that is missing, of another shape or not finite")
+        return arrays
+
+    @contextmanager
+    def _blaming_the_strategy(self, number: int) -> Iterator[None]:
+        """Turn whatever a strategy raises into one sentence; the traceback is in run.log."""
+        try:
+            yield
+        except Exception as error:
+            kind = self._scenario.strategy.kind
+            raise RunFailed(f"round {number}: the strategy {kind} failed: {type(error).__name__}: {error}") from error
 
     def _evaluate_on_clients(self, number: int, arrays: Arrays) -> None:
         """Evaluate the model on every client's held-out samples, at the bits that this client would get."""
         gateway = self._gateway
         with_samples = [client for client, participant in self._enrolment.participants.items() if participant.held_out]
+        if not with_samples:
+            return
         gateway.open_round(number, with_samples)
         record = ArrayRecord({name: Array(values) for name, values in arrays.items()})
-        replies = gateway.send_and_receive(self._strategy.configure_evaluate(number + 1, record, ConfigRecord(), gateway))
-        self._strategy.aggregate_evaluate(number + 1, replies)
+        with self._blaming_the_strategy(number):
+            messages = self._strategy.configure_evaluate(number + 1, record, ConfigRecord(), gateway)
+        replies = gateway.send_and_receive(messages)
+        with self._blaming_the_strategy(number):
+            self._strategy.aggregate_evaluate(number + 1, replies)
         reports = {outcome.client: outcome.report for outcome in gateway.outcomes}
         self._client_scores = {client: report for client, report in reports.items() if isinstance(report, EvaluateReport)}
 
@@ -232,6 +251,13 @@ def _about(scenario: Scenario) -> list[str]:
         f"engine {scenario.engine.kind}",
         f"seed {scenario.seed}",
     ]
+
+
+def _announce_float_layers(enrolment: Enrolment, display: Display) -> None:
+    """Name the layers that no policy can quantise; they are charged at 32 bits."""
+    shapes = next(iter(enrolment.participants.values())).cost.shapes
+    if names := [shape.name for shape in shapes if shape.kind == "float"]:
+        display.message(f"Kept in float, and charged as such: {', '.join(names)}")
 
 
 def _announce_refusals(enrolment: Enrolment, display: Display, log: logging.Logger) -> None:

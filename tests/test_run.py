@@ -107,3 +107,26 @@ def test_an_energy_budget_takes_bits_until_the_round_fits(tmp_path):
     assert (ledger[ledger["status"] == "ok"]["mean_bits"] < 16).any()
     training = ledger["energy_j"] - ledger["energy_radio_j"]
     assert (training <= 0.003).all()
+
+
+def test_without_held_out_samples_there_is_no_spread_and_no_waiting(tmp_path):
+    path, _ = go(scenario(data={"source": "digits", "held_out": 0.0}, rounds=1), tmp_path)
+    assert read_run(path).clients["accuracy"].isna().all()
+
+
+@pytest.mark.parametrize("kind", ["multikrum", "krum"])
+def test_a_strategy_that_fails_is_named_and_the_committed_rounds_stay(kind, tmp_path, monkeypatch):
+    wanted = scenario(strategy={"kind": kind, "num_malicious_nodes": 1})
+    strategy = type(wanted.strategy.build())
+    original = strategy.aggregate_train
+
+    def second_time_bad(self, server_round, replies):
+        if server_round == 2:
+            raise KeyError("conv1")
+        return original(self, server_round, replies)
+
+    monkeypatch.setattr(strategy, "aggregate_train", second_time_bad)
+    with pytest.raises(RunFailed, match=rf"round 1: the strategy {kind} failed: KeyError: 'conv1'"):
+        go(wanted, tmp_path)
+    (folder,) = tmp_path.iterdir()
+    assert len(read_run(folder).rounds) == 1 and (folder / "report.html").exists()

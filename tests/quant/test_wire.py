@@ -1,0 +1,357 @@
+"""fedapt.quant.wire: a model as bytes, and every way in which the bytes may be wrong."""
+
+import json
+import math
+import pickle
+import random
+import struct
+import subprocess
+import sys
+import tracemalloc
+from contextlib import suppress
+from pathlib import Path
+
+import numpy as np
+import pytest
+import safetensors.numpy
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fedapt.errors import DamagedData
+from fedapt.quant import CodedWeight, FloatWeight, Grid, GridOptions
+from fedapt.quant.wire import QuantisedModel, from_bytes, quantise_arrays, to_bytes
+
+SHAPES = st.lists(st.integers(1, 4), min_size=1, max_size=4)
+BITS = st.integers(2, 16) | st.just(32)
+
+
+def model_of(layers, seed=0):
+    """Return a model with random codes for (bits, shape) by layer, one scale a channel for every other layer."""
+    rng = np.random.default_rng(seed)
+    weights = {}
+    for number, (layer, (bits, shape)) in enumerate(layers.items()):
+        if bits == 32:
+            weights[layer] = FloatWeight(torch.from_numpy(rng.normal(size=shape).astype(np.float32)))
+            continue
+        codes = torch.from_numpy(rng.integers(0, 2**bits, shape)).to(torch.uint8 if bits <= 8 else torch.uint16)
+        channels = shape[0] if number % 2 else 1
+        scale = torch.from_numpy(rng.uniform(1e-3, 1, channels).astype(np.float32))
+        zero = torch.from_numpy(rng.integers(0, 2**bits, channels).astype(np.float32))
+        weights[layer] = CodedWeight(codes, Grid(scale, zero, bits))
+    floats = {"norm.bias": torch.from_numpy(rng.normal(size=3).astype(np.float32)), "gain": torch.tensor(1.5)}
+    return QuantisedModel(weights, floats)
+
+
+# Two coded layers and a float one: a message of a few hundred bytes.
+SMALL = {"a": (4, (2, 3)), "b": (11, (3, 1, 2)), "c": (32, (2, 2))}
+MESSAGE = to_bytes(model_of(SMALL), {"note": 1})
+
+
+def forged(tensors=None, layers=None, **header):
+    """Return MESSAGE with some tensors, layers or header fields replaced, or left out where they are None."""
+    stored = safetensors.numpy.load(MESSAGE) | (tensors or {})
+    shapes = {layer: [bits, *shape] for layer, (bits, shape) in SMALL.items()} | (layers or {})
+    text = json.dumps({"protocol": 1, "layers": {k: v for k, v in shapes.items() if v is not None}} | header)
+    return safetensors.numpy.save({k: v for k, v in stored.items() if v is not None}, metadata={"fedapt": text})
+
+
+def assert_same(one, other):
+    assert one.bits == other.bits and one.floats.keys() == other.floats.keys()
+    pairs = [(one.floats[name], other.floats[name]) for name in one.floats]
+    for layer, weight in one.weights.items():
+        stored = other.weights[layer].tensors()
+        pairs += [(values, stored[part]) for part, values in weight.tensors().items()]
+    for mine, theirs in pairs:
+        assert mine.dtype == theirs.dtype and mine.shape == theirs.shape and torch.equal(mine, theirs)
+
+
+@given(st.dictionaries(st.sampled_from("abcd"), st.tuples(BITS, SHAPES)), st.integers(0, 99))
+def test_a_model_and_its_header_survive_the_round_trip(layers, seed):
+    model = model_of(layers, seed)
+    header = {"instructions": {"lr": 0.05, "seed": 2**60, "text": "ü"}, "report": None}
+    decoded, read = from_bytes(to_bytes(model, header))
+    assert_same(model, decoded)
+    assert read == header
+
+
+def test_a_message_is_as_long_as_its_packed_codes_its_grids_and_its_floats():
+    # 6 codes of 4 bits, 6 of 11; one scale and zero for `a`, three for `b`; four floats in `c`; a bias of three and a gain.
+    payload = 3 + 9 + 4 * (2 + 6 + 4 + 3 + 1)
+    (header,) = struct.unpack_from("<Q", MESSAGE)
+    assert len(MESSAGE) == 8 + header + payload
+
+
+def test_a_layer_of_four_bits_is_half_a_byte_a_weight():
+    def size(bits):
+        return len(to_bytes(model_of({"a": (bits, (64, 128))}), {}))
+
+    assert size(8) - size(4) == 64 * 128 // 2
+    assert size(32) - size(16) == 64 * 128 * 2 + 4 * 2 * -1 + len_difference()
+
+
+def len_difference():
+    """The JSON header of a float layer names one tensor instead of three."""
+
+    def header(bits):
+        return struct.unpack_from("<Q", to_bytes(model_of({"a": (bits, (64, 128))}), {}))[0]
+
+    return header(32) - header(16)
+
+
+def test_the_same_model_is_the_same_bytes_in_every_process():
+    script = "import sys; from tests.quant.test_wire import *; sys.stdout.buffer.write(to_bytes(model_of(SMALL), {'note': 1}))"
+    root = Path(__file__).parents[2]
+    for seed in ("1", "2"):
+        environment = {"PYTHONPATH": str(root), "PYTHONHASHSEED": seed}
+        done = subprocess.run([sys.executable, "-c", script], capture_output=True, env=environment, check=True)
+        assert done.stdout == MESSAGE
+
+
+def test_the_order_of_the_header_does_not_change_the_bytes():
+    model = model_of(SMALL)
+    assert to_bytes(model, {"x": 1, "y": [2]}) == to_bytes(model, {"y": [2], "x": 1})
+
+
+def test_a_message_can_be_read_by_anyone_who_has_safetensors():
+    stored = safetensors.numpy.load(MESSAGE)
+    first, second = stored["a.codes"][0], model_of(SMALL).weights["a"].codes.flatten().tolist()
+    assert [first & 15, first >> 4] == second[:2] and stored["a.scale"].shape == (1,)
+
+
+def test_a_decoded_model_shares_no_memory_with_the_message_and_can_be_trained():
+    message = bytes(MESSAGE)
+    model, _ = from_bytes(message)
+    model.weights["a"].codes.zero_()
+    model.weights["c"].values.zero_()
+    assert message == MESSAGE
+
+
+def test_a_header_that_json_cannot_hold_is_refused_by_the_sender():
+    with pytest.raises(ValueError, match="Out of range float"):
+        to_bytes(model_of(SMALL), {"loss": math.nan})
+
+
+def test_dequantised_arrays_are_named_like_the_parameters():
+    model = model_of(SMALL)
+    arrays = model.dequantised()
+    assert list(arrays) == ["a.weight", "b.weight", "c.weight", "norm.bias", "gain"]
+    a = model.weights["a"]
+    expected = (a.codes.numpy().astype(np.float64) - a.grid.zero.numpy()) * a.grid.scale.numpy()
+    assert arrays["a.weight"] == pytest.approx(expected, rel=1e-6) and arrays["a.weight"].dtype == np.float32
+
+
+def test_quantising_arrays_leaves_them_alone_and_keeps_the_other_floats():
+    arrays = {"fc.weight": np.ones((2, 3), np.float32), "fc.bias": np.zeros(2, np.float32)}
+    for array in arrays.values():
+        array.setflags(write=False)
+    for bits in (4, 32):
+        model = quantise_arrays(arrays, {"fc": bits}, GridOptions(), "nearest", torch.Generator())
+        assert model.bits == {"fc": bits} and list(model.floats) == ["fc.bias"]
+        model.floats["fc.bias"].add_(1.0)
+        assert model.weights["fc"].shape == (2, 3) and arrays["fc.bias"].sum() == 0
+
+
+@given(st.binary(max_size=200))
+def test_arbitrary_bytes_are_damaged_data(data):
+    with pytest.raises(DamagedData):
+        from_bytes(data)
+
+
+@given(st.binary(max_size=60), st.integers(0, 2**64 - 1))
+def test_arbitrary_bytes_after_any_declared_length_are_damaged_data(data, length):
+    with pytest.raises(DamagedData):
+        from_bytes(struct.pack("<Q", length) + data)
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=4),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.sampled_from(["a", "layers", "protocol"]), inner, max_size=3),
+    max_leaves=8,
+)
+
+
+@given(JSON, JSON)
+def test_a_header_of_any_json_is_read_or_damaged_data(layers, header):
+    text = json.dumps({"protocol": 1, "layers": layers, "header": header})
+    with suppress(DamagedData):
+        from_bytes(safetensors.numpy.save(safetensors.numpy.load(MESSAGE), metadata={"fedapt": text}))
+    with suppress(DamagedData):
+        from_bytes(safetensors.numpy.save({}, metadata={"fedapt": json.dumps(header)}))
+
+
+@given(
+    st.lists(st.sampled_from([0, 1, 2, 3, -1, 4, 11, 32, 2**31, 2**63, 2**70, 4.0, 1e400, math.nan, "4", None, True]), max_size=5)
+)
+def test_a_layer_of_any_bits_and_shape_is_what_was_sent_or_damaged_data(shape):
+    for layer, (bits, sent) in SMALL.items():
+        if shape != [bits, *sent] and not (bits == 32 and shape == [32, 2, 2]):
+            with pytest.raises(DamagedData):
+                from_bytes(forged(layers={layer: shape}))
+
+
+def test_a_message_cut_at_any_length_or_with_bytes_appended_is_damaged_data():
+    for wrong in [MESSAGE[:length] for length in range(len(MESSAGE))] + [MESSAGE + b"\0", MESSAGE + MESSAGE]:
+        with pytest.raises(DamagedData):
+            from_bytes(wrong)
+
+
+def test_a_flipped_byte_is_damaged_data_or_a_model_of_finite_numbers():
+    def read(message):
+        with suppress(DamagedData):
+            model, _ = from_bytes(message)
+            assert all(np.isfinite(array).all() for array in model.dequantised().values())
+
+    rng = random.Random(0)
+    for place in range(len(MESSAGE)):
+        for flip in (0xFF, 1 << rng.randrange(8), rng.randrange(1, 256)):
+            read(MESSAGE[:place] + bytes([MESSAGE[place] ^ flip]) + MESSAGE[place + 1 :])
+
+
+@pytest.mark.parametrize("layer", ["a", "b"])
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, 0.0, -0.0, -1.0, 1e-40, 1e38, 3e38])
+def test_a_scale_that_cannot_be_one_is_refused(layer, value):
+    count = 1 if layer == "a" else 3
+    scale = np.ones(count, np.float32)
+    scale[-1] = value
+    with pytest.raises(DamagedData, match=f"{layer}.*(finite|scales must be positive, normal and finite)"):
+        from_bytes(forged({f"{layer}.scale": scale}))
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -1.0, 0.5, 16.0, 1e30])
+def test_a_zero_that_is_not_a_code_is_refused(value):
+    with pytest.raises(DamagedData, match=r"a.*(finite|zeros must be whole numbers in 0\.\.15)"):
+        from_bytes(forged({"a.zero": np.array([value], np.float32)}))
+
+
+@pytest.mark.parametrize("name", ["c.weight", "norm.bias", "gain"])
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_a_float_that_is_not_finite_is_refused_by_name_with_the_count(name, value):
+    values = safetensors.numpy.load(MESSAGE)[name].copy()
+    values.flat[-1] = value
+    with pytest.raises(
+        DamagedData, match=f"{name.removesuffix('.weight')}: expected finite float32 numbers, got .* with 1 non-fin"
+    ):
+        from_bytes(forged({name: values}))
+
+
+@pytest.mark.parametrize("name", ["a.codes", "a.scale", "b.zero", "c.weight", "norm.bias"])
+def test_another_dtype_is_refused(name):
+    values = safetensors.numpy.load(MESSAGE)[name]
+    for dtype in (np.float16, np.float64, np.int8, np.uint16, np.uint32, np.uint64, np.int64, np.bool_, np.complex64):
+        with pytest.raises(DamagedData, match=r"expected finite float32 numbers, got|needs uint8 codes"):
+            from_bytes(forged({name: values.astype(dtype)}))
+
+
+@pytest.mark.parametrize("dtype", ["BF16", "F8_E4M3", "F8_E5M2", "F4", "F6_E2M3", "C64", "X"])
+def test_dtypes_that_numpy_may_not_know_are_refused(dtype):
+    header = {
+        "__metadata__": {"fedapt": '{"protocol":1,"layers":{}}'},
+        "w": {"dtype": dtype, "shape": [8], "data_offsets": [0, 16]},
+    }
+    text = json.dumps(header).encode()
+    with pytest.raises(DamagedData):
+        from_bytes(struct.pack("<Q", len(text)) + text + bytes(16))
+
+
+@pytest.mark.parametrize("name", ["a.codes", "a.scale", "b.zero", "c.weight"])
+def test_a_missing_tensor_is_refused_by_name(name):
+    with pytest.raises(DamagedData, match=f"layer {name[0]}: `{name}` is missing from the message"):
+        from_bytes(forged({name: None}))
+
+
+def test_an_extra_tensor_comes_out_by_name_for_the_model_to_refuse():
+    model, _ = from_bytes(forged({"extra": np.ones(2, np.float32)}))
+    assert set(model.floats) == {"norm.bias", "gain", "extra"}
+
+
+@pytest.mark.parametrize("shape", [(2, 1), (3,), (2,), (0,), ()])
+def test_scales_and_zeros_of_another_count_are_refused(shape):
+    for name in ("b.scale", "b.zero"):
+        with pytest.raises(DamagedData, match="layer b: needs uint8 codes and 1 or 3 scales with as many zeros"):
+            from_bytes(forged({name: np.ones(shape if shape != (3,) else (3, 1), np.float32)}))
+
+
+@pytest.mark.parametrize(
+    ("layer", "shape", "sentence"),
+    [
+        ("a", [1, 2, 3], r"layer a: cannot have shape \[2, 3\] at 1 bits"),
+        ("a", [17, 2, 3], r"layer a: cannot have shape \[2, 3\] at 17 bits"),
+        ("a", [4, 2, 4], "layer a: needs 4 bytes for 8 codes at 4 bits, got 3"),
+        ("a", [4, 3, 3], "layer a: needs 5 bytes for 9 codes at 4 bits, got 3"),
+        ("a", [4, -2, -3], r"layer a: cannot have shape \[-2, -3\] at 4 bits"),
+        ("a", [4, 2, 3] + [1] * 70, "layer a: cannot have shape"),
+        ("c", [32, 4], r"layer c: expected shape \[4\] as the header says, got \[2, 2\]"),
+        ("c", [32, -1], r"layer c: expected shape \[-1\] as the header says, got \[2, 2\]"),
+    ],
+)
+def test_another_width_or_shape_than_the_tensors_have_is_refused(layer, shape, sentence):
+    with pytest.raises(DamagedData, match=sentence):
+        from_bytes(forged(layers={layer: shape}))
+
+
+def test_dirty_bits_after_the_last_code_are_refused():
+    # Six codes of 11 bits leave six bits of the ninth byte.
+    codes = safetensors.numpy.load(MESSAGE)["b.codes"].copy()
+    codes[-1] |= 0x80
+    with pytest.raises(DamagedData, match="layer b: the unused bits after 6 codes of 11 bits must be zero"):
+        from_bytes(forged({"b.codes": codes}))
+
+
+@pytest.mark.parametrize("protocol", [0, 2, None, "1", [1]])
+def test_another_protocol_is_refused_in_a_sentence(protocol):
+    with pytest.raises(DamagedData, match=r"the message speaks protocol .*, this side speaks 1: upgrade the older of the two"):
+        from_bytes(forged(protocol=protocol))
+
+
+@pytest.mark.parametrize("length", [2**63, 2**64 - 1, 2**40, 10**6])
+def test_a_declared_length_beyond_the_message_is_refused_before_anything_is_allocated(length):
+    tracemalloc.start()
+    try:
+        with pytest.raises(DamagedData, match=f"declares a header of {length} bytes and has 8"):
+            from_bytes(struct.pack("<Q", length) + bytes(80))
+        assert tracemalloc.get_traced_memory()[1] < 100_000
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize("layer", [[4, 2**33, 2], [16, 2**31, 2**31], [32, 2**33, 1], [2, 10**18]])
+def test_a_few_bytes_that_declare_gigabytes_are_refused_before_anything_is_allocated(layer):
+    message = forged(layers={"a": layer})
+    tensors = {"w": {"dtype": "F32", "shape": [2**33], "data_offsets": [0, 2**35]}}
+    text = json.dumps({"__metadata__": {"fedapt": '{"protocol":1,"layers":{}}'}, **tensors}).encode()
+    tracemalloc.start()
+    try:
+        for wrong in (message, struct.pack("<Q", len(text)) + text):
+            with pytest.raises(DamagedData):
+                from_bytes(wrong)
+        assert tracemalloc.get_traced_memory()[1] < 1_000_000
+    finally:
+        tracemalloc.stop()
+
+
+class Canary:
+    """Unpickling one creates a file."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return (open, (str(self.path), "w"))
+
+
+def test_a_pickle_is_never_executed(tmp_path):
+    payload = pickle.dumps(Canary(tmp_path / "canary"))
+    objects = tmp_path / "objects.npy"
+    np.save(objects, np.array([Canary(tmp_path / "canary")]), allow_pickle=True)
+    for wrong in (payload, struct.pack("<Q", len(payload)) + payload, objects.read_bytes(), b"PK\3\4" + payload):
+        with pytest.raises(DamagedData, match="the message is not one of fedapt's"):
+            from_bytes(wrong)
+    assert not (tmp_path / "canary").exists()
+
+
+def test_json_nested_without_end_is_refused():
+    text = json.dumps({"__metadata__": {"fedapt": "[" * 200_000}}).encode()
+    for wrong in (text, b"[" * 200_000, b'{"a":' * 200_000):
+        with pytest.raises(DamagedData, match="the message is not one of fedapt's"):
+            from_bytes(struct.pack("<Q", len(wrong)) + wrong)
