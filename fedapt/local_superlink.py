@@ -12,20 +12,20 @@ import shutil
 import socket
 import sys
 import time
-from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import fedapt
 from fedapt import errors
-from fedapt.errors import FedaptError, RunFailed, SetupError
+from fedapt.errors import RunFailed, SetupError
 from fedapt.processes import ProcessGroup
 from fedapt.report.relay import Call, Calls, replay
 from fedapt.report.terminal import Display
 from fedapt.scenario import Scenario, dump_scenario
 
 COMMANDS = ("flower-superlink", "flower-superexec", "flower-supernode", "flwr", "flwr-serverapp", "flwr-clientapp")
-LINK, SERVER, RUN = "superlink", "server", "flwr-run"
+LINK, SERVER, RUN = "SuperLink", "SuperExec", "flwr run"
 START_S = 60.0
 FINISH_S = 30.0
 POLL_S = 0.1
@@ -64,18 +64,54 @@ def run_on_superlink(scenario: Scenario, root: Path, display: Display) -> Path:
     environment = _environment()
     with TemporaryDirectory(prefix="fedapt-", ignore_cleanup_errors=True) as name:
         folder = Path(name)
-        calls = Calls(folder / "calls")
+        report = _Report(Calls(folder / "calls"), display)
         _write_app(folder, scenario, root.absolute())
         with ProcessGroup(folder, environment | {"FLWR_HOME": name}) as group:
             try:
                 _start(group, folder, scenario.clients.count)
-                return _follow(calls, display, group)
-            except FedaptError:
-                raise
+                _follow(report, display, group)
             except BaseException:
                 group.ask_to_end()
-                _show_the_end(calls, display)
+                report.show_results()
                 raise
+        return report.result()
+
+
+class _Report:
+    """What the run in the ServerApp says of itself, shown on this process's display."""
+
+    def __init__(self, calls: Calls, display: Display) -> None:
+        self._calls, self._display = calls, display
+        self._end: Call | None = None
+
+    def show(self) -> bool:
+        """Show what is new; return whether the run is over."""
+        for call in self._calls.new():
+            if call[0] in ("done", "failed"):
+                self._end = call
+            else:
+                replay(call, self._display)
+        return self._end is not None
+
+    def show_results(self) -> None:
+        """Show what a run that was asked to end still writes: its results so far."""
+        deadline = time.monotonic() + FINISH_S
+        while self._calls.begun and not self.show() and time.monotonic() < deadline:
+            time.sleep(POLL_S)
+
+    def fail(self, sentence: str) -> None:
+        """Take the run as over without results, because nothing will be heard of it any more."""
+        self._end = ("failed", ["RunFailed", sentence])
+
+    def result(self) -> Path:
+        """Return the folder of a run that is over; raises what has ended it early."""
+        assert self._end is not None
+        name, arguments = self._end
+        if name == "done":
+            return Path(arguments[0])
+        kind, sentence = arguments
+        known = getattr(errors, kind, None)
+        raise known(sentence) if known else RunFailed(f"the run ended with {kind}: {sentence}; more is in its run.log")
 
 
 def _environment() -> dict[str, str]:
@@ -87,11 +123,13 @@ def _environment() -> dict[str, str]:
             f"engine.kind superlink needs Flower's commands, and there is no {missing[0]} on PATH:"
             " pip install --force-reinstall 'flwr>=1.41,<1.42', or set engine.kind to inline"
         )
-    return os.environ | {"PATH": path, "FLWR_SUPEREXEC_TASK_POLL_INTERVAL": "0.2"}
+    # A proxy for the internet must not stand between the processes of one machine.
+    direct = ",".join(filter(None, [os.environ.get("no_proxy", os.environ.get("NO_PROXY")), "127.0.0.1"]))
+    return os.environ | {"PATH": path, "no_proxy": direct, "NO_PROXY": direct, "FLWR_SUPEREXEC_TASK_POLL_INTERVAL": "0.2"}
 
 
 def _write_app(folder: Path, scenario: Scenario, results: Path) -> None:
-    """Write the Flower app, and where `flwr run` finds the SuperLink will follow once its port is known."""
+    """Write the Flower app of this one run, and its scenario."""
     (folder / "scenario.yaml").write_text(dump_scenario(scenario), encoding="utf-8")
     config = {
         "scenario": folder / "scenario.yaml",
@@ -99,7 +137,7 @@ def _write_app(folder: Path, scenario: Scenario, results: Path) -> None:
         "results": results,
         "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
     }
-    # A JSON string is a TOML string as long as it is not made of \\u pairs.
+    # A JSON string is a TOML string as long as it is not made of \u pairs.
     lines = [f"{key} = {json.dumps(str(value), ensure_ascii=False)}\n" for key, value in config.items()]
     app = folder / "app"
     app.mkdir()
@@ -113,11 +151,11 @@ def _start(group: ProcessGroup, folder: Path, clients: int) -> None:
     address = f"127.0.0.1:{port}"
     listen = ["--host", "127.0.0.1", "--port"]
     group.start(LINK, ["flower-superlink", "--insecure", *listen, str(port), "--isolation", "process"])
-    _wait(lambda: _answers(port), group)
+    _wait_for_link(port, group)
     group.start(SERVER, ["flower-superexec", "--insecure", "--runtime-api-address", address])
     for client, node_port in enumerate(node_ports):
         node = ["flower-supernode", "--insecure", "--superlink", address, *listen, str(node_port)]
-        group.start(f"client-{client}", [*node, "--node-config", f"partition-id={client}"])
+        group.start(f"client {client}", [*node, "--node-config", f"partition-id={client}"])
     (folder / "config.toml").write_text(
         f'[superlink]\ndefault = "here"\n\n[superlink.here]\naddress = "{address}"\ninsecure = true\n'
     )
@@ -132,58 +170,29 @@ def _free_ports(count: int) -> list[int]:
     return ports
 
 
-def _answers(port: int) -> bool:
-    try:
-        socket.create_connection(("127.0.0.1", port), timeout=1).close()
-    except OSError:
-        return False
-    return True
-
-
-def _wait(ready: Callable[[], bool], group: ProcessGroup) -> None:
+def _wait_for_link(port: int, group: ProcessGroup) -> None:
     deadline = time.monotonic() + START_S
-    while not ready():
-        if group.ended() or time.monotonic() > deadline:
-            raise SetupError(f"Flower's SuperLink did not start: {group.last_words(LINK)}")
+    while not group.ended() and time.monotonic() < deadline:
+        with suppress(OSError):
+            socket.create_connection(("127.0.0.1", port), timeout=1).close()
+            return
         time.sleep(POLL_S)
+    raise SetupError(f"Flower's SuperLink did not start: {group.last_words(LINK)}")
 
 
-def _follow(calls: Calls, display: Display, group: ProcessGroup) -> Path:
-    """Show the run until it is done, and return its folder; raises what has ended it, or RunFailed if that is not known."""
+def _follow(report: _Report, display: Display, group: ProcessGroup) -> None:
+    """Show the run until it is over; raises RunFailed if a process that it cannot do without has ended."""
     known: set[str] = set()
     while True:
         ended = group.ended()
-        for call in calls.new():
-            if path := _take(call, display):
-                return path
+        if report.show():
+            return
         for name in ended:
-            if name in (LINK, SERVER, RUN):
-                raise RunFailed(f"Flower's process {name} ended before the run did: {group.last_words(name)}")
+            if name in (LINK, SERVER):
+                raise RunFailed(f"Flower's {name} has ended: {group.last_words(name)}")
+            if name == RUN:
+                return report.fail(f"Flower's ServerApp has ended before the run: {group.last_words(name)}")
             if name not in known:
                 known.add(name)
                 display.warning(f"the SuperNode of {name} has ended: {group.last_words(name)}")
-        time.sleep(POLL_S)
-
-
-def _take(call: Call, display: Display) -> Path | None:
-    """Show one call; return the run folder if it says that the run is done, raise what it says has ended the run."""
-    name, arguments = call
-    if name == "done":
-        return Path(arguments[0])
-    if name == "failed":
-        kind, sentence = arguments
-        known = getattr(errors, kind, None)
-        raise known(sentence) if known else RunFailed(f"the ServerApp ended with {kind}: {sentence}; see the run's run.log")
-    replay(call, display)
-    return None
-
-
-def _show_the_end(calls: Calls, display: Display) -> None:
-    """Show what a run that was asked to end still says: its results so far."""
-    deadline = time.monotonic() + FINISH_S
-    while calls.begun and time.monotonic() < deadline:
-        for call in calls.new():
-            if call[0] in ("done", "failed"):
-                return
-            replay(call, display)
         time.sleep(POLL_S)

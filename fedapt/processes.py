@@ -7,6 +7,7 @@ when this process is gone, and then the member kills its group.
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 from collections.abc import Mapping, Sequence
@@ -16,6 +17,7 @@ from types import TracebackType
 
 KEEPER = "trap '' TERM; read _; kill -KILL 0"
 LONGEST_LINE = 300
+COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 
 
 class ProcessGroup:
@@ -53,11 +55,12 @@ class ProcessGroup:
         return [name for name, process in self._members.items() if process.poll() is not None]
 
     def last_words(self, name: str) -> str:
-        """Return the line of a process's log that says most about its end: the last error, or else the last line."""
-        lines = self._log(name).read_text(encoding="utf-8", errors="replace").splitlines()
-        lines = [line.strip() for line in lines if line.strip()]
+        """Return a process's exit status and the line of its log that says most: the last error, or else the last line."""
+        log = COLOUR.sub("", self._log(name).read_text(encoding="utf-8", errors="replace"))
+        lines = [line.strip() for line in log.splitlines() if line.strip()]
         telling = [line for line in lines if "Error:" in line or "error:" in line]
-        return (telling or lines or ["it said nothing"])[-1][:LONGEST_LINE]
+        line = (telling or lines or ["it printed nothing"])[-1][:LONGEST_LINE]
+        return f"exit status {self._members[name].poll()}, {line}"
 
     def ask_to_end(self) -> None:
         """Send SIGTERM to every process of the group, also to those that members have started."""

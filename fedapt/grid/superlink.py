@@ -13,7 +13,8 @@ from flwr.app import Message, RecordDict
 from flwr.serverapp import Grid
 
 from fedapt.clients.app import payload, record
-from fedapt.errors import DamagedData
+from fedapt.cost.ledger import Status
+from fedapt.errors import DamagedData, FedaptError, RunFailed
 from fedapt.grid.exact_sum import ExactSum
 from fedapt.grid.flower import QUERY, instruction, why_failed
 from fedapt.grid.visit import Arrays, Outcome, Task, down, receive
@@ -26,8 +27,8 @@ Key = TypeVar("Key", bound=Hashable)
 class SuperLink:
     """Talks to clients through the Grid that a ServerApp is given.
 
-    answer_s: how long the rest of a cohort may be silent after the last answer; join_s: how long to wait for clients of which
-    no node is known yet.
+    answer_s: how long all clients that have not answered yet may stay silent; join_s: how long to wait for clients that no
+    known node is.
     """
 
     def __init__(self, grid: Grid, *, answer_s: float = 600.0, join_s: float = 60.0) -> None:
@@ -37,7 +38,10 @@ class SuperLink:
         self._excuses: list[str] = []
 
     def exchange(self, arrays: Arrays, tasks: Sequence[Task], total: ExactSum | None) -> Iterator[Outcome]:
-        """Yield one outcome for each task as answers arrive; with `total`, updates are added to it and not returned."""
+        """Yield one outcome for each task as answers arrive; with `total`, updates are added to it and not returned.
+
+        Raises RunFailed if two nodes say that they are the same client.
+        """
         self._find({task.client for task in tasks})
         sent: dict[int, tuple[Task, QuantisedModel, bytes]] = {}
         messages: dict[int, Message] = {}
@@ -48,22 +52,13 @@ class SuperLink:
             start, message = down(arrays, task)
             sent[task.client] = task, start, message
             messages[task.client] = instruction(record(message), task.kind, self._node_of[task.client])
-        for client, reply in self._answers(messages):
+        for client, answer in self._answers(messages):
             task, start, message = sent[client]
-            yield self._outcome(arrays, task, start, message, reply, total)
-
-    def _outcome(
-        self, arrays: Arrays, task: Task, start: QuantisedModel, message: bytes, reply: Message | None, total: ExactSum | None
-    ) -> Outcome:
-        if reply is None:
-            reason = f"it did not answer within {self._answer_s:g} s"
-            return Outcome(task.client, "failed", reason, downlink_bytes=len(message))
-        if reply.has_error():
-            return Outcome(task.client, "failed", why_failed(reply), downlink_bytes=len(message))
-        try:
-            return receive(arrays, start, task, message, payload(reply), total)
-        except DamagedData as error:
-            return Outcome(task.client, "rejected", str(error), downlink_bytes=len(message))
+            try:
+                yield receive(arrays, start, task, message, _content(answer), total)
+            except FedaptError as error:
+                status: Status = "rejected" if isinstance(error, DamagedData) else "failed"
+                yield Outcome(client, status, str(error), downlink_bytes=len(message))
 
     def _find(self, clients: Iterable[int]) -> None:
         """Ask nodes which client they are until these clients are found, or `join_s` has passed."""
@@ -71,34 +66,46 @@ class SuperLink:
         while set(clients) - self._node_of.keys() and time.monotonic() < deadline:
             new = set(self._grid.get_node_ids()) - self._asked
             self._asked |= new
-            for node, reply in self._answers({node: instruction(RecordDict(), QUERY, node) for node in new}):
-                if reply is not None and not reply.has_error():
-                    self._node_of[int(payload(reply))] = node
-                else:
-                    self._excuses.append(why_failed(reply) if reply else "it did not answer")
+            for node, answer in self._answers({node: instruction(RecordDict(), QUERY, node) for node in new}):
+                try:
+                    client = int(_content(answer))
+                except (FedaptError, ValueError) as error:
+                    self._excuses.append(str(error))
+                    continue
+                if self._node_of.setdefault(client, node) != node:
+                    raise RunFailed(f"two SuperNodes have partition-id={client} in their --node-config; give each its own")
             if not new:
                 time.sleep(POLL_S)
 
     def _absence(self, client: int) -> str:
-        said = f"; a node that was asked failed: {self._excuses[-1]}" if self._excuses else ""
-        return f"no SuperNode has partition-id={client} in its --node-config{said}"
+        asked = f"; a node that was asked failed: {self._excuses[-1]}" if self._excuses else ""
+        return f"no SuperNode has partition-id={client} in its --node-config{asked}"
 
-    def _answers(self, messages: Mapping[Key, Message]) -> Iterator[tuple[Key, Message | None]]:
-        """Send messages and yield the reply to each one as it arrives, None for those without."""
-        pushed = list(self._grid.push_messages(list(messages.values())))
+    def _answers(self, messages: Mapping[Key, Message]) -> Iterator[tuple[Key, Message | str]]:
+        """Send messages and yield the reply to each one as it arrives, or at last why there is none."""
+        pushed = list(self._grid.push_messages(list(messages.values()))) if messages else []
         key_of = {name: key for name, key in zip(pushed, messages, strict=False) if name}
-        missing = dict.fromkeys(messages)
+        refused = messages.keys() - key_of.values()
         deadline = time.monotonic() + self._answer_s
         while key_of and time.monotonic() < deadline:
             for reply in self._grid.pull_messages(list(key_of)):
-                key = key_of.pop(reply.metadata.reply_to_message_id)
-                del missing[key]
                 deadline = time.monotonic() + self._answer_s
-                yield key, reply
+                yield key_of.pop(reply.metadata.reply_to_message_id), reply
             if key_of:
                 time.sleep(POLL_S)
-        for key in missing:
-            yield key, None
+        for key in key_of.values():
+            yield key, f"it did not answer within {self._answer_s:g} s"
+        for key in refused:
+            yield key, "the SuperLink did not accept the message to it"
 
     def close(self) -> None:
         """There is nothing to stop: the SuperLink and its nodes are not this transport's."""
+
+
+def _content(answer: Message | str) -> bytes:
+    """Return the bytes of an answer; raises RunFailed if the node could not answer, DamagedData if it did so wrongly."""
+    if isinstance(answer, str):
+        raise RunFailed(answer)
+    if answer.has_error():
+        raise RunFailed(why_failed(answer))
+    return payload(answer)
