@@ -96,7 +96,7 @@ class _Report:
     def show_results(self) -> None:
         """Show what a run that was asked to end still writes: its results so far."""
         deadline = time.monotonic() + FINISH_S
-        while self._calls.begun and not self.show() and time.monotonic() < deadline:
+        while not self.show() and self._calls.begun and time.monotonic() < deadline:
             time.sleep(POLL_S)
 
     def fail(self, sentence: str) -> None:

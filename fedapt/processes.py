@@ -55,12 +55,13 @@ class ProcessGroup:
         return [name for name, process in self._members.items() if process.poll() is not None]
 
     def last_words(self, name: str) -> str:
-        """Return a process's exit status and the line of its log that says most: the last error, or else the last line."""
+        """Return a process's exit status and the line of its log that says most: its last error, or else its last line."""
         log = COLOUR.sub("", self._log(name).read_text(encoding="utf-8", errors="replace"))
         lines = [line.strip() for line in log.splitlines() if line.strip()]
         telling = [line for line in lines if "Error:" in line or "error:" in line]
         line = (telling or lines or ["it printed nothing"])[-1][:LONGEST_LINE]
-        return f"exit status {self._members[name].poll()}, {line}"
+        status = self._members[name].poll()
+        return f"{'still running' if status is None else f'exit status {status}'}, {line}"
 
     def ask_to_end(self) -> None:
         """Send SIGTERM to every process of the group, also to those that members have started."""

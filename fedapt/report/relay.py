@@ -20,13 +20,14 @@ class Relay:
     """Takes every call that a Display takes, and any other, and appends it to a file as one line of JSON."""
 
     def __init__(self, path: Path) -> None:
-        self._file = path.open("ab", buffering=0)
+        self._path = path
 
     def __getattr__(self, name: str) -> Callable[..., None]:
         return partial(self._write, name)
 
     def _write(self, name: str, *arguments: Any) -> None:
-        self._file.write(to_json([name, arguments], inf_nan_mode="constants") + b"\n")
+        with self._path.open("ab") as file:
+            file.write(to_json([name, arguments], inf_nan_mode="constants") + b"\n")
 
 
 class Calls:
@@ -34,18 +35,21 @@ class Calls:
 
     def __init__(self, path: Path) -> None:
         path.touch()
-        self._file = path.open("rb")
-        self._rest = b""
+        self._path = path
+        self._read = 0
 
     @property
     def begun(self) -> bool:
-        """Whether there was any call yet."""
-        return self._file.tell() > 0
+        """Whether a call was read yet."""
+        return self._read > 0
 
     def new(self) -> Iterator[Call]:
         """Yield the calls that were completely written since the last time."""
-        *lines, self._rest = (self._rest + self._file.read()).split(b"\n")
-        for line in lines:
+        with self._path.open("rb") as file:
+            file.seek(self._read)
+            whole = file.read().rpartition(b"\n")
+        self._read += len(whole[0]) + len(whole[1])
+        for line in whole[0].splitlines():
             name, arguments = json.loads(line)
             yield name, arguments
 

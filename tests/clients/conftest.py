@@ -1,4 +1,4 @@
-"""A small client: sixteen weights' worth of model on a handful of samples."""
+"""Small clients: two models, forty samples of three classes, and the messages that a server would send."""
 
 import numpy as np
 import pytest

@@ -78,8 +78,15 @@ def test_in_float_a_client_is_a_plain_loop_of_torch():
     """for each epoch, for each batch of the shuffled rows: w -= lr * gradient of the mean cross-entropy"""
     reference, data = dense(), examples()
     order = []
-    spy = client(dense, continual=Recording(rows=order))
-    reply = spy.train(message(dense, 32, epochs=2, batch=7))
+
+    class Recording(Continual):
+        kind: Literal["recording"] = "recording"
+
+        def extend(self, inputs, labels):
+            order.append((inputs, labels))
+            return inputs, labels
+
+    reply = client(dense, continual=Recording()).train(message(dense, 32, epochs=2, batch=7))
     torch_sgd = torch.optim.SGD(reference.parameters(), lr=0.1)
     losses = []
     for inputs, labels in order:
@@ -96,21 +103,6 @@ def test_in_float_a_client_is_a_plain_loop_of_torch():
     expected, _ = data.batch(np.arange(30))
     assert sorted(every.flatten(1).tolist()) == sorted(expected.flatten(1).tolist())
     assert not torch.equal(order[0][0], order[5][0])
-
-
-class Recording(Continual):
-    """Keeps the batches that it is shown."""
-
-    kind: Literal["recording"] = "recording"
-    rows: list
-
-    def __init__(self, rows):
-        super().__init__(rows=rows)
-        object.__setattr__(self, "rows", rows)
-
-    def extend(self, inputs, labels):
-        self.rows.append((inputs, labels))
-        return inputs, labels
 
 
 def test_the_sizes_of_the_batches_are_reported(trains):

@@ -61,9 +61,10 @@ def test_outputs_and_gradients_are_those_of_autograd(build, shape, bits, generat
         close(model[0].bias.grad, reference[0].bias.grad)
 
 
+@pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("bits", [5, 32])
-def test_the_first_layer_gets_a_gradient_though_its_input_needs_none(bits, generator):
-    model = small()
+def test_the_first_layer_gets_a_gradient_though_its_input_needs_none(bits, bias, generator):
+    model = nn.Sequential(nn.Linear(3, 4, bias), nn.ReLU(), nn.Linear(4, 2, bias))
     reference, _, gradients = twin(model, bits)
     x = torch.randn(4, 3, generator=generator)
     (reference(x) ** 2).sum().backward()
