@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -16,12 +16,14 @@ from fedapt.models import build
 BATCH = 500
 
 
-@dataclass(frozen=True)
-class Score:
-    """accuracy: share of correct answers; loss: mean cross-entropy."""
+class Score(NamedTuple):
+    """accuracy: share of correct answers; loss: mean cross-entropy; None if it was not evaluated."""
 
-    accuracy: float
-    loss: float
+    accuracy: float | None
+    loss: float | None
+
+
+UNKNOWN = Score(None, None)
 
 
 class Evaluator:

@@ -30,9 +30,9 @@ import numpy as np
 from fedapt import __version__
 from fedapt.cost.ledger import ClientRecord, LedgerRow, RoundRecord
 from fedapt.errors import DamagedData, SetupError
-from fedapt.files import append_line, explained, write_whole
-from fedapt.ledger_file import UNREADABLE, compact, encode, ledger_files, read_batches, read_layers, read_rows
-from fedapt.totals import Summary, Totals, in_order
+from fedapt.record.files import append_line, explained, write_whole
+from fedapt.record.ledger_file import UNREADABLE, compact, encode, ledger_files, read_batches, read_layers, read_rows
+from fedapt.record.totals import Summary, Totals, in_order
 
 if TYPE_CHECKING:
     import pandas

@@ -6,10 +6,7 @@ committed with its ledger before the next one begins.
 
 from __future__ import annotations
 
-import logging
-import os
 import time
-import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,23 +19,23 @@ from flwr.serverapp.strategy import Strategy
 from fedapt.clients.instructions import EvaluateReport
 from fedapt.cost.ledger import LedgerRow, RoundRecord
 from fedapt.data import load
+from fedapt.deploy.local_superlink import run_on_superlink
+from fedapt.engines import open_transport
 from fedapt.enrolment import Enrolment, enrol
-from fedapt.errors import RunFailed, SetupError
-from fedapt.evaluation import Evaluator, Score
+from fedapt.errors import RunFailed
+from fedapt.evaluation import UNKNOWN, Evaluator
 from fedapt.grid.gateway import Gateway, Transport
-from fedapt.grid.inline import Inline
-from fedapt.grid.visit import Outcome
-from fedapt.local_superlink import run_on_superlink
 from fedapt.models import build
+from fedapt.narrator import Narrator, causes
 from fedapt.quant.skeleton import float_arrays
+from fedapt.record.standings import Standings
+from fedapt.record.totals import Totals, round_record
 from fedapt.report.html import write_report
 from fedapt.report.terminal import Display
 from fedapt.results import RunFolder, environment
-from fedapt.scenario import Engine, Scenario, dump_scenario
+from fedapt.scenario import Scenario, dump_scenario
 from fedapt.seeding import numpy_stream
-from fedapt.standings import Standings
 from fedapt.stopping import Stopper
-from fedapt.totals import Totals
 
 Arrays = dict[str, np.ndarray]
 
@@ -51,14 +48,13 @@ def run(scenario: Scenario, root: Path, display: Display, stopper: Stopper, tran
     if scenario.engine.kind == "superlink" and transport is None:
         return run_on_superlink(scenario, root, display)
     folder = RunFolder.create(root, scenario.name)
-    with _logged(folder.path / "run.log") as log:
-        display.start(folder.path, scenario.rounds, _about(scenario))
+    with Narrator(display, folder.path / "run.log") as narrator:
+        narrator.begin(folder.path, scenario)
         torch.set_num_threads(scenario.engine.threads)
         folder.write_start(dump_scenario(scenario), environment())
         federation = load(scenario.data, scenario.clients.count, scenario.seed)
         enrolment = enrol(scenario, federation)
-        _announce_float_layers(enrolment, display)
-        _announce_refusals(enrolment, display, log)
+        narrator.enrolled(enrolment)
         model = build(scenario.model, federation.shape, federation.classes, scenario.seed)
         evaluator = Evaluator(scenario.model, federation.test, federation.classes, scenario.engine.threads)
         gateway = Gateway(
@@ -67,7 +63,7 @@ def run(scenario: Scenario, root: Path, display: Display, stopper: Stopper, tran
             enrolment.wishes,
             scenario.seed,
             linear=scenario.strategy.linear,
-            on_outcome=lambda outcome: _note(outcome, display, log),
+            on_outcome=narrator.outcome,
         )
         story = Story(scenario, gateway, enrolment, evaluator, folder, display, stopper)
         try:
@@ -112,8 +108,8 @@ class Story:
             rows = [*(self._enrolment.refused if number == 0 else ()), *self._gateway.rows]
             if self._due(number, self._scenario.evaluate.clients_every):
                 self._evaluate_on_clients(number, arrays)
-            score = self._evaluator.score(arrays) if self._due(number, self._scenario.evaluate.every) else None
-            record = _record(number, rows, score, wish, len(cohort), time.monotonic() - began)
+            score = self._evaluator.score(arrays) if self._due(number, self._scenario.evaluate.every) else UNKNOWN
+            record = round_record(number, rows, *score, wish, len(cohort), time.monotonic() - began)
             with self._stopper.held():
                 self._commit(arrays, record, rows)
 
@@ -131,7 +127,7 @@ class Story:
         replies = gateway.send_and_receive(messages)
         if not replies:
             clients = len(gateway.get_node_ids())
-            raise RunFailed(f"round {number}: none of {clients} clients returned an update: {_causes(gateway.rows)}")
+            raise RunFailed(f"round {number}: none of {clients} clients returned an update: {causes(gateway.rows)}")
         with self._blaming_the_strategy(number):
             aggregated, _ = strategy.aggregate_train(number + 1, replies)
             if aggregated is None:
@@ -192,112 +188,3 @@ class Story:
         self._folder.finish(self._arrays, clients, summary)
         write_report(self._folder.path)
         self._display.finish(summary, self._folder.path)
-
-
-def open_transport(engine: Engine, enrolment: Enrolment) -> Transport:
-    """Start what carries tasks to clients; raises SetupError if something for it is not installed."""
-    if engine.kind == "inline":
-        return Inline(enrolment.workshop.open())
-    try:
-        from fedapt.grid.ray_pool import RayPool
-    except ImportError as error:
-        raise SetupError(
-            f"engine.kind ray needs Ray ({error}): pip install 'fedapt[sim]', or set engine.kind to inline"
-        ) from None
-    workers = len(os.sched_getaffinity(0)) if engine.workers == "auto" else engine.workers
-    return RayPool(
-        enrolment.workshop,
-        workers,
-        threads=engine.threads,
-        chunk=None if engine.chunk == "auto" else engine.chunk,
-        max_attempts=engine.max_attempts,
-        task_timeout_s=engine.task_timeout_s,
-    )
-
-
-def _record(
-    number: int, rows: Sequence[LedgerRow], score: Score | None, wish: dict[str, int], cohort: int, wall_s: float
-) -> RoundRecord:
-    """Add up one round's rows."""
-    ok = [row for row in rows if row.status == "ok"]
-    samples = sum(row.samples for row in ok)
-    return RoundRecord(
-        round=number,
-        accuracy=score.accuracy if score else None,
-        loss=score.loss if score else None,
-        train_loss=sum((row.train_loss or 0.0) * row.samples for row in ok) / samples if samples else None,
-        mean_bits=sum(row.mean_bits or 0.0 for row in ok) / len(ok) if ok else None,
-        wish_bits=wish,
-        cohort=cohort,
-        ok=len(ok),
-        failed=sum(row.status in ("failed", "rejected") for row in rows),
-        energy_j=sum(row.energy_j for row in rows),
-        time_s=max((row.time_s for row in rows), default=0.0),
-        downlink_bytes=sum(row.downlink_bytes for row in rows),
-        uplink_bytes=sum(row.uplink_bytes for row in rows),
-        memory_bytes=max((row.memory_bytes for row in rows), default=0),
-        wall_s=wall_s,
-    )
-
-
-def _about(scenario: Scenario) -> list[str]:
-    clients, data = scenario.clients, scenario.data
-    return [
-        f"{clients.count} clients, {clients.per_round} a round",
-        f"data {Path(data.source).name}, {data.partition.kind}",
-        f"model {scenario.model}",
-        f"precision {clients.method.precision.kind}",
-        f"strategy {scenario.strategy.kind}",
-        f"engine {scenario.engine.kind}",
-        f"seed {scenario.seed}",
-    ]
-
-
-def _announce_float_layers(enrolment: Enrolment, display: Display) -> None:
-    """Name the layers that no policy can quantise; they are charged at 32 bits."""
-    shapes = next(iter(enrolment.participants.values())).cost.shapes
-    if names := [shape.name for shape in shapes if shape.kind == "float"]:
-        display.message(f"Kept in float, and charged as such: {', '.join(names)}")
-
-
-def _announce_refusals(enrolment: Enrolment, display: Display, log: logging.Logger) -> None:
-    """Say before training which clients cannot take part, one sentence for each reason."""
-    clients: dict[str, list[int]] = {}
-    for row in enrolment.refused:
-        clients.setdefault(f"{row.group}: {row.reason}", []).append(row.client)
-        log.warning("client %d refused: %s: %s", row.client, row.group, row.reason)
-    for reason, numbers in clients.items():
-        display.warning(f"{len(numbers)} of {len(enrolment.group_of)} clients cannot take part: {reason}")
-
-
-def _note(outcome: Outcome, display: Display, log: logging.Logger) -> None:
-    """Move the progress bar; write what went wrong into the log, with the client's traceback."""
-    display.client_done()
-    if outcome.status != "ok":
-        log.warning(
-            "client %d, attempt %d, %s: %s\n%s", outcome.client, outcome.attempt, outcome.status, outcome.reason, outcome.log
-        )
-
-
-def _causes(rows: Sequence[LedgerRow]) -> str:
-    """Return the causes of failures, the most frequent first, as part of a sentence."""
-    counts: dict[str, int] = {}
-    for row in rows:
-        counts[row.reason] = counts.get(row.reason, 0) + 1
-    return "; ".join(f"{count} x {reason}" for reason, count in sorted(counts.items(), key=lambda item: -item[1])[:3])
-
-
-@contextmanager
-def _logged(path: Path) -> Iterator[logging.Logger]:
-    """Write warnings, and the traceback of whatever ends the run, into the run folder."""
-    logger = logging.Logger("fedapt.run", logging.INFO)
-    handler = logging.FileHandler(path, encoding="utf-8")
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
-    logger.addHandler(handler)
-    try:
-        yield logger
-    except BaseException as error:
-        logger.error("the run ended early: %s\n%s", error, traceback.format_exc())
-        raise
-    finally:
-        handler.close()

@@ -29,15 +29,15 @@ from fedapt.clients.samples.filter import Filter
 from fedapt.cost import profiles
 from fedapt.data import DataSpec, is_path
 from fedapt.errors import ScenarioError
-from fedapt.explain import explain, suggest
 from fedapt.models import MODELS
-from fedapt.one_of import OneOf
 from fedapt.options import Bytes, Joules, Options
-from fedapt.overrides import override, with_value
+from fedapt.reading.explain import explain, suggest
+from fedapt.reading.one_of import OneOf
+from fedapt.reading.overrides import override, with_value
+from fedapt.reading.yaml_source import KeyPath, Source, fail, read_bytes, read_file, value_at
 from fedapt.seeding import numpy_stream
 from fedapt.strategies import STRATEGIES
 from fedapt.strategies.strategy import StrategyOptions
-from fedapt.yaml_source import KeyPath, Source, fail, read_bytes, read_file, value_at
 
 YAML_SUFFIXES = (".yaml", ".yml")
 MOST_SUPERNODES = 16

@@ -14,8 +14,8 @@ import torch
 
 from fedapt.cost.ledger import ClientRecord, LedgerRow, RoundRecord
 from fedapt.errors import DamagedData, SetupError
+from fedapt.record.totals import Totals
 from fedapt.results import RunFolder, environment, read_run
-from fedapt.totals import Totals
 from tests.report.example import LAYERS, Example
 
 EXAMPLE = Example(rounds=5)

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fedapt.errors import DamagedData, SetupError
-from fedapt.files import write_whole
+from fedapt.record.files import write_whole
 from fedapt.report import plots
 from fedapt.report.figures import byte_count, counted, decimal, harmless, joules, memory, percent, ranges, seconds
 from fedapt.report.page import page

@@ -20,8 +20,8 @@ from rich.table import Table
 from rich.text import Text
 
 from fedapt.cost.ledger import RoundRecord
+from fedapt.record.totals import Cause, GroupTotals, Summary
 from fedapt.report.figures import byte_count, counted, decimal, harmless, joules, memory, percent, ranges, seconds
-from fedapt.totals import Cause, GroupTotals, Summary
 
 MOST_GROUPS = 8
 MOST_CAUSES = 4

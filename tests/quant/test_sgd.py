@@ -273,6 +273,8 @@ def test_a_step_that_fails_does_not_poison_the_next():
         raise ZeroDivisionError
     with sgd.step():
         model(torch.tensor([[0.5, 1.0]])).sum().backward()
+        # It moves with its gradient, not at the end of the step: nothing waits for the use that failed.
+        assert model[0].weight.codes.tolist() == [[7, 6]]
     assert model[0].weight.codes.tolist() == [[7, 6]] and sgd.steps == 1
 
 

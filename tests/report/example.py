@@ -12,11 +12,11 @@ from pathlib import Path
 import numpy as np
 
 from fedapt.cost.ledger import ClientRecord, LedgerRow, RoundRecord
+from fedapt.record.totals import Summary, Totals
 from fedapt.report.html import write_report
 from fedapt.report.terminal import Display
 from fedapt.results import RunFolder, environment
 from fedapt.seeding import numpy_stream
-from fedapt.totals import Summary, Totals
 
 LAYERS = ["conv1", "conv2", "dense1", "dense2"]
 # name, share of the clients, joules and seconds of one update, peak bytes

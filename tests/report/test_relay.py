@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 
 from fedapt.cost.ledger import RoundRecord
+from fedapt.record.totals import Cause, GroupTotals, Spread, Summary
 from fedapt.report.relay import Calls, Relay, replay
 from fedapt.report.terminal import Display
-from fedapt.totals import Cause, GroupTotals, Spread, Summary
 
 RECORD = RoundRecord(
     round=1,

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from fedapt.record.totals import Cause
 from fedapt.report.terminal import Display, origins
-from fedapt.totals import Cause
 from tests.report.example import Example
 
 RUN = Path("runs/noniid-20261120-181500")

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from fedapt.yaml_source import KeyPath, Place, Problem, Source, dotted, read_text
+from fedapt.reading.yaml_source import KeyPath, Place, Problem, Source, dotted, read_text
 
 
 def override(source: Source, settings: Sequence[str]) -> Source:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, get_type_hints
 from fedapt import __version__
 from fedapt.cost.ledger import LedgerRow
 from fedapt.errors import DamagedData
-from fedapt.files import whole_file
+from fedapt.record.files import whole_file
 
 if TYPE_CHECKING:
     import pyarrow as pa

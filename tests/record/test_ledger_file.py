@@ -7,7 +7,7 @@ import pytest
 
 from fedapt.cost.ledger import LedgerRow
 from fedapt.errors import DamagedData
-from fedapt.ledger_file import compact, encode, ledger_files, read_batches, read_layers, read_rows
+from fedapt.record.ledger_file import compact, encode, ledger_files, read_batches, read_layers, read_rows
 from tests.report.example import LAYERS, Example
 
 ROWS = Example().rows(3)
@@ -100,7 +100,7 @@ def test_compaction_refuses_a_damaged_round_and_leaves_nothing(ledger: Path, tmp
 
 
 def test_large_ledgers_are_read_in_pieces(tmp_path: Path, monkeypatch) -> None:
-    monkeypatch.setattr("fedapt.ledger_file.ROW_GROUP", len(ROWS))
+    monkeypatch.setattr("fedapt.record.ledger_file.ROW_GROUP", len(ROWS))
     parts = []
     for number in range(4):
         parts.append(tmp_path / f"{number}.parquet")

@@ -5,9 +5,9 @@ from typing import Annotated, Literal
 import pytest
 from pydantic import Field, ValidationError
 
-from fedapt.explain import describe, explain, suggest
 from fedapt.options import Bytes, Kind, Options
-from fedapt.yaml_source import read_bytes
+from fedapt.reading.explain import describe, explain, suggest
+from fedapt.reading.yaml_source import read_bytes
 
 
 class Trim(Kind):

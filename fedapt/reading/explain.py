@@ -9,7 +9,7 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-from fedapt.yaml_source import KeyPath, Problem, Source, dotted, value_at
+from fedapt.reading.yaml_source import KeyPath, Problem, Source, dotted, value_at
 
 Node = Mapping[str, Any]
 

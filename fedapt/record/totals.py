@@ -237,3 +237,34 @@ def _spread(values: Sequence[float]) -> Spread | None:
         return None
     low, p10, median, p90, high = (float(value) for value in np.quantile(values, (0, 0.1, 0.5, 0.9, 1)))
     return Spread(len(values), float(np.mean(values)), low, p10, median, p90, high)
+
+
+def round_record(
+    number: int,
+    rows: Sequence[LedgerRow],
+    accuracy: float | None,
+    loss: float | None,
+    wish: dict[str, int],
+    cohort: int,
+    wall_s: float,
+) -> RoundRecord:
+    """Add up one round's rows; accuracy and loss are of the global model, None if it was not evaluated."""
+    ok = [row for row in rows if row.status == "ok"]
+    samples = sum(row.samples for row in ok)
+    return RoundRecord(
+        round=number,
+        accuracy=accuracy,
+        loss=loss,
+        train_loss=sum((row.train_loss or 0.0) * row.samples for row in ok) / samples if samples else None,
+        mean_bits=sum(row.mean_bits or 0.0 for row in ok) / len(ok) if ok else None,
+        wish_bits=wish,
+        cohort=cohort,
+        ok=len(ok),
+        failed=sum(row.status in ("failed", "rejected") for row in rows),
+        energy_j=sum(row.energy_j for row in rows),
+        time_s=max((row.time_s for row in rows), default=0.0),
+        downlink_bytes=sum(row.downlink_bytes for row in rows),
+        uplink_bytes=sum(row.uplink_bytes for row in rows),
+        memory_bytes=max((row.memory_bytes for row in rows), default=0),
+        wall_s=wall_s,
+    )

@@ -3,7 +3,7 @@ from dataclasses import replace
 import pytest
 
 from fedapt.cost.ledger import ClientRecord, LedgerRow, RoundRecord
-from fedapt.totals import Cause, Totals, in_order
+from fedapt.record.totals import Cause, Totals, in_order
 
 ROW = LedgerRow(
     0, 0, 1, "pi", "raspberry-pi-4", "ok", mean_bits=6.0, energy_j=2.0, time_s=3.0, downlink_bytes=100, memory_bytes=7

@@ -18,8 +18,8 @@ from tempfile import TemporaryDirectory
 
 import fedapt
 from fedapt import errors
+from fedapt.deploy.processes import ProcessGroup
 from fedapt.errors import RunFailed, SetupError
-from fedapt.processes import ProcessGroup
 from fedapt.report.relay import Call, Calls, replay
 from fedapt.report.terminal import Display
 from fedapt.scenario import Scenario, dump_scenario
@@ -34,7 +34,7 @@ POLL_S = 0.1
 APP = """\
 import sys
 sys.path.append({root!r})
-from fedapt.flower_app import client, server
+from fedapt.deploy.flower_app import client, server
 __all__ = ["client", "server"]
 """
 PROJECT = """\

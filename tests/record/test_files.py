@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from fedapt.errors import DamagedData
-from fedapt.files import append_line, whole_file, write_whole
+from fedapt.record.files import append_line, whole_file, write_whole
 
 
 @contextmanager

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fedapt.errors import ScenarioError
-from fedapt.yaml_source import MAX_BYTES, fail, read_bytes, read_file, read_text
+from fedapt.reading.yaml_source import MAX_BYTES, fail, read_bytes, read_file, read_text
 
 
 def problem(content: bytes) -> str:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from fedapt.processes import ProcessGroup
+from fedapt.deploy.processes import ProcessGroup
 
 # A process that starts another one, says which, and then waits for longer than any test.
 PARENT = ["/bin/sh", "-c", "sleep 60 & echo $!; wait"]
@@ -57,10 +57,10 @@ def test_an_exception_in_the_block_leaves_no_process(tmp_path: Path) -> None:
 
 def test_a_killed_owner_takes_all_processes_with_it(tmp_path: Path) -> None:
     code = (
-        "import os, sys, time; from pathlib import Path; from fedapt.processes import ProcessGroup\n"
+        "import os, sys, time; from pathlib import Path; from fedapt.deploy.processes import ProcessGroup\n"
         f"group = ProcessGroup(Path({str(tmp_path)!r}), os.environ); group.start('parent', {STUBBORN!r}); time.sleep(60)"
     )
-    owner = subprocess.Popen([sys.executable, "-c", code], cwd=Path(__file__).parents[1])
+    owner = subprocess.Popen([sys.executable, "-c", code], cwd=Path(__file__).parents[2])
     try:
         child = child_of(tmp_path / "parent.log")
         assert not gone(child)

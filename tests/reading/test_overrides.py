@@ -2,8 +2,8 @@
 
 import pytest
 
-from fedapt.overrides import override
-from fedapt.yaml_source import fail, read_bytes
+from fedapt.reading.overrides import override
+from fedapt.reading.yaml_source import fail, read_bytes
 
 
 def over(text: str, *settings: str):

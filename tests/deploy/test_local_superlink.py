@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from fedapt.deploy.local_superlink import COMMANDS, _Report, _write_app, run_on_superlink
 from fedapt.errors import RunFailed, ScenarioError, SetupError
-from fedapt.local_superlink import COMMANDS, _Report, _write_app, run_on_superlink
 from fedapt.report.relay import Calls, Relay
 from fedapt.report.terminal import Display
 from fedapt.scenario import load_scenario

@@ -1,0 +1,74 @@
+"""What a run says while it goes: to the terminal in short, to run.log with every traceback."""
+
+from __future__ import annotations
+
+import logging
+import traceback
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from fedapt.cost.ledger import LedgerRow
+from fedapt.enrolment import Enrolment
+from fedapt.grid.visit import Outcome
+from fedapt.report.terminal import Display
+from fedapt.scenario import Scenario
+
+
+class Narrator:
+    """Tells one run; a context manager that owns the log file."""
+
+    def __init__(self, display: Display, log: Path) -> None:
+        self.display = display
+        self._handler = logging.FileHandler(log, encoding="utf-8")
+        self._handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+        self._log = logging.Logger("fedapt.run", logging.INFO)
+        self._log.addHandler(self._handler)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if error is not None:
+            self._log.error("the run ended early: %s\n%s", error, "".join(traceback.format_exception(error)))
+        self._handler.close()
+
+    def begin(self, path: Path, scenario: Scenario) -> None:
+        """Print the run folder and what will be run."""
+        clients, data = scenario.clients, scenario.data
+        about = [
+            f"{clients.count} clients, {clients.per_round} a round",
+            f"data {Path(data.source).name}, {data.partition.kind}",
+            f"model {scenario.model}",
+            f"precision {clients.method.precision.kind}",
+            f"strategy {scenario.strategy.kind}",
+            f"engine {scenario.engine.kind}",
+            f"seed {scenario.seed}",
+        ]
+        self.display.start(path, scenario.rounds, about)
+
+    def enrolled(self, enrolment: Enrolment) -> None:
+        """Name the layers that no policy can quantise, and say why clients cannot take part, one sentence for each reason."""
+        shapes = next(iter(enrolment.participants.values())).cost.shapes
+        if names := [shape.name for shape in shapes if shape.kind == "float"]:
+            self.display.message(f"Kept in float, and charged as such: {', '.join(names)}")
+        for row in enrolment.refused:
+            self._log.warning("client %d refused: %s: %s", row.client, row.group, row.reason)
+        reasons = Counter(f"{row.group}: {row.reason}" for row in enrolment.refused)
+        for reason, count in reasons.items():
+            self.display.warning(f"{count} of {len(enrolment.group_of)} clients cannot take part: {reason}")
+
+    def outcome(self, outcome: Outcome) -> None:
+        """Move the progress bar; write what went wrong into the log, with the client's traceback."""
+        self.display.client_done()
+        if outcome.status != "ok":
+            what = f"client {outcome.client}, attempt {outcome.attempt}, {outcome.status}: {outcome.reason}"
+            self._log.warning("%s\n%s", what, outcome.log)
+
+
+def causes(rows: Sequence[LedgerRow]) -> str:
+    """Return the three most frequent causes of failure as part of a sentence."""
+    counts = Counter(row.reason for row in rows)
+    return "; ".join(f"{count} x {reason}" for reason, count in counts.most_common(3))

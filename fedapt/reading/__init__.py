@@ -1,0 +1,1 @@
+"""Reading what people write: YAML with places, settings on the command line, errors as sentences."""
