@@ -15,12 +15,12 @@ Rounding = Literal["truncate", "nearest", "stochastic"]
 
 
 def uniform(count: int, generator: torch.Generator) -> Tensor:
-    """Draw `count` float32 numbers, uniform over the 2**16 midpoints of [0, 1).
+    """Draw `count` float32 numbers, uniform over the multiples of 2**-24 in [0, 1): all that float32 can compare with.
 
-    Four numbers from each 64-bit draw: three times as fast as `torch.rand`, and rounding needs no finer ones.
+    Two numbers from each 64-bit draw: that is faster than `torch.rand`.
     """
-    words = torch.empty(-(-count // 4), dtype=torch.int64).random_(-(2**63), None, generator=generator)
-    return words.view(torch.int16)[:count].to(torch.float32).mul_(2.0**-16).add_(0.5 + 2.0**-17)
+    words = torch.empty(-(-count // 2), dtype=torch.int64).random_(-(2**63), None, generator=generator)
+    return words.view(torch.int32)[:count].bitwise_and_(0xFFFFFF).to(torch.float32).mul_(2.0**-24)
 
 
 def round_to_whole(values: Tensor, rounding: Rounding, generator: torch.Generator) -> Tensor:

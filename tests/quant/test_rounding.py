@@ -82,9 +82,19 @@ def test_the_noise_is_strictly_between_0_and_1_and_fills_it_evenly(generator):
     assert abs(float(((bins - expected) ** 2 / expected).sum()) - 63) < 5 * math.sqrt(126)
 
 
-def test_the_noise_lies_on_the_midpoints_so_that_neither_side_is_favoured(generator):
-    places = uniform(1000, generator).double() * 2**16
-    assert torch.equal(places - places.floor(), torch.full((1000,), 0.5, dtype=torch.float64))
+def test_the_noise_lies_on_multiples_of_two_to_the_minus_24_below_one(generator):
+    noise = uniform(100_000, generator).double()
+    assert torch.equal(noise * 2**24, (noise * 2**24).round()) and 0 <= noise.min() and noise.max() < 1
+
+
+def test_an_update_of_a_hundred_thousandth_of_a_code_is_not_lost_on_average(generator):
+    # 4 million draws with probability 1e-5 each: 40 expected, standard deviation 6.3; five of them are allowed.
+    moved = int(stochastic_sum(1e-5, 4_000_000, generator))
+    assert abs(moved - 40) < 5 * 6.3
+
+
+def stochastic_sum(value, count, generator):
+    return round_to_whole(torch.full((count,), value), "stochastic", generator).sum()
 
 
 @pytest.mark.parametrize("count", [0, 1, 3, 4, 5, 9])
