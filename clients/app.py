@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from flwr.app import ConfigRecord, Context, Message, RecordDict
 from flwr.clientapp import ClientApp
+from flwr.clientapp.typing import Mod
 
 from fedapt.clients.client import Client
 from fedapt.errors import DamagedData
@@ -13,14 +14,16 @@ from fedapt.errors import DamagedData
 RECORD = "fedapt"
 
 
-def client_app(client_of: Callable[[Context], Client]) -> ClientApp:
+def client_app(client_of: Callable[[Context], Client], training_mods: Sequence[Mod] = ()) -> ClientApp:
     """Build the app; `client_of` finds the client that a node is, by `context.node_config`.
+
+    training_mods: Flower mods around the training, the first one outermost.
 
     Asked with a query, a node answers with the number of its client.
     """
     app = ClientApp()
 
-    @app.train()
+    @app.train(mods=list(training_mods))
     def train(message: Message, context: Context) -> Message:
         return answer(message, client_of(context).train(payload(message)))
 

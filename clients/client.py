@@ -6,6 +6,7 @@ back.
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,14 +17,14 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fedapt.clients.continual.memory import Continual
-from fedapt.clients.instructions import EvaluateReport, Instructions, LayerReport, TrainReport, read_instructions
+from fedapt.clients.instructions import EvaluateReport, Instructions, LayerReport, ReplyTo, TrainReport, read_instructions
 from fedapt.clients.samples.filter import Filter
 from fedapt.data.examples import Examples
 from fedapt.errors import RunFailed
-from fedapt.quant import CodedWeight, LayerStatistics, SingleCopySGD
+from fedapt.quant import CodedWeight, FloatWeight, LayerStatistics, SingleCopySGD
 from fedapt.quant.skeleton import Skeleton
 from fedapt.quant.weight import refit
-from fedapt.quant.wire import from_bytes, to_bytes
+from fedapt.quant.wire import QuantisedModel, digest_of, from_bytes, to_bytes
 from fedapt.seeding import numpy_stream, torch_stream
 
 EVALUATION_BATCH = 256
@@ -48,7 +49,7 @@ class Client:
 
     def train(self, message: bytes) -> bytes:
         """Train the model in the message as its instructions say; return the trained codes with a report."""
-        model, header = from_bytes(message)
+        model, header = from_bytes(message, reader="client")
         instructions = read_instructions(header)
         self.skeleton.load(model)
         self.skeleton.model.train()
@@ -78,13 +79,16 @@ class Client:
             samples=len(self.rows),
             batches=dict(sizes),
             train_loss=sum(losses) / len(losses) if losses else None,
-            layers={name: LayerReport(**vars(layer)) for name, layer in seen.items()},
+            layers={name: _layer_report(name, layer) for name, layer in seen.items()},
         )
-        return to_bytes(self.skeleton.unload(), {"report": report.model_dump(mode="json")})
+        model = self.skeleton.unload()
+        _check_finite(model)
+        return _reply(model, report, instructions, message)
 
     def evaluate(self, message: bytes) -> bytes:
-        """Evaluate the model in the message, at the bits it came in, on the held-out samples; return a report alone."""
-        model, _ = from_bytes(message)
+        """Evaluate the model in the message, at the bits it came in, on the held-out samples; return a report and no model."""
+        model, header = from_bytes(message, reader="client")
+        instructions = read_instructions(header)
         self.skeleton.load(model)
         self.skeleton.model.eval()
         correct, loss = 0, 0.0
@@ -94,8 +98,10 @@ class Client:
                 logits = self.skeleton.model(inputs)
                 correct += int((logits.argmax(1) == labels).sum())
                 loss += float(F.cross_entropy(logits, labels, reduction="sum"))
+        if not math.isfinite(loss):
+            raise RunFailed(f"the loss on the held-out samples is {loss}: the model diverged; lower clients.local.lr")
         report = EvaluateReport(samples=len(self.held_out), correct=correct, loss=loss / max(len(self.held_out), 1))
-        return report.model_dump_json().encode()
+        return _reply(QuantisedModel({}, {}), report, instructions, message)
 
     def _batches(self, instructions: Instructions, epoch: int) -> list[np.ndarray]:
         order = numpy_stream(instructions.seed, "batches", instructions.round, instructions.client, epoch).permutation(self.rows)
@@ -118,3 +124,22 @@ class Client:
             layer = self.skeleton.quantised.layers[name]
             if statistics.clip_share > CLIPPED_TOO_MUCH and isinstance(layer.weight, CodedWeight):
                 layer.weight = refit(layer.weight, instructions.grid, generator)
+
+
+def _layer_report(name: str, layer: LayerStatistics) -> LayerReport:
+    if not math.isfinite(layer.gavg):
+        raise RunFailed(f"layer {name}: Gavg became {layer.gavg}, the gradients are too large: lower clients.local.lr")
+    return LayerReport(**vars(layer))
+
+
+def _check_finite(model: QuantisedModel) -> None:
+    """Raise RunFailed for floats that are not finite; codes always are."""
+    weights = {f"{name}.weight": weight.values for name, weight in model.weights.items() if isinstance(weight, FloatWeight)}
+    for name, values in (weights | model.floats).items():
+        if wrong := int((~values.isfinite()).sum()):
+            raise RunFailed(f"{name} became non-finite ({wrong} values): lower clients.local.lr")
+
+
+def _reply(model: QuantisedModel, report: TrainReport | EvaluateReport, told: Instructions, message: bytes) -> bytes:
+    reply_to = ReplyTo(round=told.round, client=told.client, digest=digest_of(message))
+    return to_bytes(model, {"report": report.model_dump(mode="json"), "reply_to": reply_to.model_dump()})

@@ -15,6 +15,9 @@ from fedapt.options import Options
 from fedapt.quant import GridOptions, Rounding
 
 Share = Annotated[FiniteFloat, Field(ge=0, le=1)]
+# Python's numbers have no end, and one of more than 4300 digits cannot even be written into a sentence.
+Whole = Annotated[int, Field(ge=-(2**63), lt=2**63)]
+Count = Annotated[int, Field(ge=0, lt=2**63)]
 
 
 class Instructions(Options):
@@ -30,6 +33,11 @@ class Instructions(Options):
     grid: GridOptions
     proximal_mu: FiniteFloat = Field(default=0.0, ge=0)
 
+    def batches(self, samples: int) -> dict[int, int]:
+        """Return the sizes of the batches that a client with so many samples trains on, by size and how many of them."""
+        whole, rest = divmod(samples, self.batch)
+        return {size: count * self.epochs for size, count in ((self.batch, whole), (rest, 1)) if size and count and self.epochs}
+
 
 def read_instructions(header: Mapping[str, Any]) -> Instructions:
     """Take the instructions out of a message's header; raises DamagedData saying what is wrong with them."""
@@ -39,6 +47,14 @@ def read_instructions(header: Mapping[str, Any]) -> Instructions:
         first = error.errors()[0]
         place = ".".join(map(str, ("instructions", *first["loc"])))
         raise DamagedData(f"the message's header is not valid: {place}: {first['msg']}") from None
+
+
+class ReplyTo(Options):
+    """What a reply answers; digest: of the message, which tells one run from another."""
+
+    round: Whole
+    client: Whole
+    digest: str
 
 
 class LayerReport(Options):
@@ -53,8 +69,8 @@ class TrainReport(Options):
     """What a client says about its training. batches: the sizes of the batches it trained on, by size and how many of them."""
 
     kind: Literal["trained"] = "trained"
-    samples: int = Field(ge=0)
-    batches: dict[int, int]
+    samples: Count
+    batches: dict[Whole, Whole]
     train_loss: FiniteFloat | None
     layers: dict[str, LayerReport]
 
@@ -63,6 +79,6 @@ class EvaluateReport(Options):
     """How a model did on the samples that a client keeps from training."""
 
     kind: Literal["evaluated"] = "evaluated"
-    samples: int = Field(ge=0)
-    correct: int = Field(ge=0)
+    samples: Count
+    correct: Count
     loss: FiniteFloat

@@ -73,6 +73,22 @@ def run(
         run_scenario(loaded, output, display, stopper)
 
 
+@app.command(epilog="Example: [bold]fedapt resume runs/noniid-20261120-181500[/]")
+def resume(
+    run: Annotated[Path, typer.Argument(help="A run folder.")],
+    allow_inexact: Annotated[
+        bool, typer.Option("--allow-inexact", help="Go on under other versions or an edited scenario, and mark the run so.")
+    ] = False,
+) -> None:
+    """Go on with a run that was stopped, failed or killed; it ends with the bits of one that was never interrupted."""
+    from fedapt.report.terminal import Display
+    from fedapt.run import resume as resume_run
+    from fedapt.stopping import Stopper
+
+    with Stopper() as stopper, Display() as display:
+        resume_run(run, display, stopper, allow_inexact=allow_inexact)
+
+
 @app.command(epilog="Example: [bold]fedapt schema > scenarios/schema.json[/], for editors that check YAML as you type")
 def schema() -> None:
     """Print the JSON schema of scenarios."""

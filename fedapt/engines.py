@@ -14,7 +14,7 @@ from fedapt.scenario import Engine
 def open_transport(engine: Engine, enrolment: Enrolment) -> Transport:
     """Start what carries tasks to clients; raises SetupError if something for it is not installed."""
     if engine.kind == "inline":
-        return Inline(enrolment.workshop.open())
+        return Inline(enrolment.workshop.open(), max_attempts=engine.max_attempts)
     try:
         from fedapt.grid.ray_pool import RayPool
     except ImportError as error:
@@ -29,4 +29,5 @@ def open_transport(engine: Engine, enrolment: Enrolment) -> Transport:
         chunk=None if engine.chunk == "auto" else engine.chunk,
         max_attempts=engine.max_attempts,
         task_timeout_s=engine.task_timeout_s,
+        grace_s=engine.grace_s,
     )

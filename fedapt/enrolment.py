@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from fedapt.admission import Admission
+from fedapt.clients.faulty import slowed
 from fedapt.cost.ledger import LedgerRow
 from fedapt.cost.model import CostModel
 from fedapt.cost.profiles import load_profile
@@ -37,28 +40,35 @@ def enrol(scenario: Scenario, federation: Federation) -> Enrolment:
     """Enrol the clients that have samples and whose device can hold the model; raises ScenarioError if there are none."""
     model = build(scenario.model, federation.shape, federation.classes, scenario.seed)
     wishes = Wishes(quantisable(model))
-    groups, group_of = scenario.clients.groups, scenario.group_of_clients()
+    groups, group_of, faults = scenario.clients.groups, scenario.group_of_clients(), scenario.faults
     shapes, saved = layer_shapes(model, federation.shape), saved_bytes(model, federation.shape)
-    costs = [CostModel(shapes, saved, load_profile(g.profile), scenario.energy_table, g.method.backward.ops) for g in groups]
+    profiles = [load_profile(group.profile) for group in groups]
+
+    @functools.cache
+    def cost_of(number: int, slowdown: float) -> CostModel:
+        ops = groups[number].method.backward.ops
+        return CostModel(shapes, saved, slowed(profiles[number], slowdown), scenario.energy_table, ops)
+
     participants, refused = {}, []
     for client, number in enumerate(group_of):
-        participant = _participant(client, groups[number], costs[number], federation)
+        cost = cost_of(number, faults.slowdown(scenario.seed, client))
+        participant = _participant(client, groups[number], cost, federation, scenario.admission)
         reason = _objection(participant, wishes)
         if reason is None:
             participants[client] = participant
         else:
-            profile = costs[number].profile.name
+            profile = profiles[number].name
             refused.append(LedgerRow(0, client, 0, participant.group, profile, "refused", reason, bytes_source="constant"))
     if not participants:
         reasons = "; ".join(dict.fromkeys(row.reason for row in refused))
         raise ScenarioError(f"none of the {len(group_of)} clients can take part: {reasons}")
     methods = [ClientMethod(group.method.backward, group.method.samples, group.method.continual) for group in groups]
     return Enrolment(
-        participants, tuple(refused), wishes, Workshop(federation, scenario.model, methods, group_of), groups, group_of
+        participants, tuple(refused), wishes, Workshop(federation, scenario.model, methods, group_of, faults), groups, group_of
     )
 
 
-def _participant(client: int, group: Group, cost: CostModel, federation: Federation) -> Participant:
+def _participant(client: int, group: Group, cost: CostModel, federation: Federation, admission: Admission) -> Participant:
     device_bytes = cost.profile.memory.value
     return Participant(
         client=client,
@@ -72,6 +82,7 @@ def _participant(client: int, group: Group, cost: CostModel, federation: Federat
         held_out=len(federation.held_out[client]),
         memory_budget_bytes=min(device_bytes, group.budget.memory or device_bytes),
         energy_budget_j=group.budget.energy,
+        admission=admission,
     )
 
 

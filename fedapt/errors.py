@@ -5,9 +5,16 @@ Every exception takes one positional argument, the sentence, so that it survives
 
 
 class FedaptError(Exception):
-    """Base of all errors that are shown to the user without a traceback."""
+    """Base of all errors that are shown to the user without a traceback.
+
+    What a sentence quotes may come from anywhere: characters that are not printable, line ends apart, are escaped.
+    """
 
     exit_code = 1
+
+    def __init__(self, sentence: str) -> None:
+        shown = (char if char.isprintable() or char == "\n" else char.encode("unicode_escape").decode() for char in sentence)
+        super().__init__("".join(shown))
 
 
 class ScenarioError(FedaptError):
@@ -32,3 +39,9 @@ class DamagedData(FedaptError):
     """A file or a message is corrupt, unreadable or could not be written."""
 
     exit_code = 6
+
+
+class CannotResume(FedaptError):
+    """A run cannot go on to the same bits; the message names everything that stands against it."""
+
+    exit_code = 7

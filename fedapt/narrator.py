@@ -5,16 +5,23 @@ from __future__ import annotations
 import logging
 import traceback
 from collections import Counter
-from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from fedapt.cost.ledger import LedgerRow
 from fedapt.enrolment import Enrolment
 from fedapt.grid.visit import Outcome
+from fedapt.record.files import explained
 from fedapt.report.terminal import Display
 from fedapt.scenario import Scenario
+
+
+class _LogFile(logging.FileHandler):
+    """A log that no full disk makes louder than the run: what keeps a round from being committed is said by the commit."""
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        pass
 
 
 class Narrator:
@@ -22,7 +29,8 @@ class Narrator:
 
     def __init__(self, display: Display, log: Path) -> None:
         self.display = display
-        self._handler = logging.FileHandler(log, encoding="utf-8")
+        with explained(log):
+            self._handler = _LogFile(log, encoding="utf-8")
         self._handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
         self._log = logging.Logger("fedapt.run", logging.INFO)
         self._log.addHandler(self._handler)
@@ -33,7 +41,8 @@ class Narrator:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         if error is not None:
             self._log.error("the run ended early: %s\n%s", error, "".join(traceback.format_exception(error)))
-        self._handler.close()
+        with suppress(OSError):
+            self._handler.close()
 
     def begin(self, path: Path, scenario: Scenario) -> None:
         """Print the run folder and what will be run."""
@@ -60,15 +69,21 @@ class Narrator:
         for reason, count in reasons.items():
             self.display.warning(f"{count} of {len(enrolment.group_of)} clients cannot take part: {reason}")
 
+    def resumed(self, done: int, rounds: int, problem: str) -> None:
+        """Say after which round a run goes on, and why not after a later one."""
+        if problem:
+            self.warning(f"going back to the newest whole round: {problem}")
+        self.display.message(f"Resuming after {done} of {rounds} rounds")
+        self._log.info("resumed after %d of %d rounds", done, rounds)
+
+    def warning(self, text: str) -> None:
+        """Print a sentence that the user should not miss, and log it."""
+        self.display.warning(text)
+        self._log.warning("%s", text)
+
     def outcome(self, outcome: Outcome) -> None:
         """Move the progress bar; write what went wrong into the log, with the client's traceback."""
         self.display.client_done()
         if outcome.status != "ok":
             what = f"client {outcome.client}, attempt {outcome.attempt}, {outcome.status}: {outcome.reason}"
             self._log.warning("%s\n%s", what, outcome.log)
-
-
-def causes(rows: Sequence[LedgerRow]) -> str:
-    """Return the three most frequent causes of failure as part of a sentence."""
-    counts = Counter(row.reason for row in rows)
-    return "; ".join(f"{count} x {reason}" for reason, count in counts.most_common(3))

@@ -1,27 +1,18 @@
 """The run folder: what a run writes, when, and how it is read back.
 
-A folder that is killed at any moment holds every committed round: each file is whole or absent, only `rounds.csv` may end in half
-a line, which reading leaves out.
+A run that is killed at any moment has every committed round in `rounds/`, and `fedapt resume` takes it up there. What is outside
+of `rounds/` is made of it, and written again by a resumed run; `manifest.json` comes last, and only in a run that has played all
+its rounds.
 """
 
 from __future__ import annotations
 
-import csv
-import io
 import json
-import math
-import os
-import platform
 import re
-import shlex
-import shutil
-import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
 from functools import cached_property
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,8 +21,21 @@ import numpy as np
 from fedapt import __version__
 from fedapt.cost.ledger import ClientRecord, LedgerRow, RoundRecord
 from fedapt.errors import DamagedData, SetupError
-from fedapt.record.files import append_line, explained, write_whole
-from fedapt.record.ledger_file import UNREADABLE, compact, encode, ledger_files, read_batches, read_layers, read_rows
+from fedapt.record.commits import MANIFEST, STATE, Commits, check, digest_of, manifest, verified
+from fedapt.record.crash_points import CrashPoint, crash_point
+from fedapt.record.files import append, explained, write_whole
+from fedapt.record.ledger_file import compact, encode, read_batches, read_layers, read_rows
+from fedapt.record.tables import (
+    CLIENT_COLUMNS,
+    ROUND_COLUMNS,
+    as_json,
+    clients_csv,
+    parse_csv,
+    read_csv,
+    read_json,
+    readable,
+    rounds_csv,
+)
 from fedapt.record.totals import Summary, Totals, in_order
 
 if TYPE_CHECKING:
@@ -46,19 +50,20 @@ rounds.csv         one line a round: accuracy, loss, costs, bits of each layer  
 clients.csv        one line a client: final accuracy, samples, energy, status       pandas.read_csv("clients.csv")
 ledger.parquet     one row for each round, client and attempt: every cost, and      pandas.read_parquet("ledger.parquet")
                    whether it was measured, modelled or is a constant
-ledger/            the same while the run is going on, one file a round             pandas.read_parquet("ledger")
 model.safetensors  the final global model, in fp32           safetensors.numpy.load_file("model.safetensors")
-summary.json       the figures of the final screen; written last: without it the run was killed
+summary.json       the figures of the final screen; without it the run was killed
 report.html        the same as a page with plots; needs no network
 run.log            what happened
+rounds/            one folder a round, until all rounds are played: its ledger, and of the newest ones the model and all that
+                   `fedapt resume` needs to go on to the same bits
+manifest.json      sizes and SHA-256 of the files above; written last, when all rounds were played
 
 Units are in the names: _j joules, _s seconds, _bytes bytes. Rounds and clients count from 0.
 """
-ROUND_COLUMNS = [column.name for column in fields(RoundRecord) if column.name != "wish_bits"]
 LEDGER_COLUMNS = [column.name for column in fields(LedgerRow)]
-TEXTS = ["group", "profile", "status", "reason"]
 SUMMARY_KEYS = [column.name for column in fields(Summary)]
-CLIENT_COLUMNS = [column.name for column in fields(ClientRecord)]
+RESULTS = ("model.safetensors", "clients.csv", "ledger.parquet", "summary.json")
+LISTED = ("scenario.yaml", "environment.json", "rounds.csv", *RESULTS)
 
 
 class RunFolder:
@@ -66,6 +71,7 @@ class RunFolder:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self.commits = Commits(path / "rounds")
         self._layers: list[str] = []
 
     @classmethod
@@ -76,7 +82,7 @@ class RunFolder:
         try:
             root.mkdir(parents=True, exist_ok=True)
             path = _new_folder(root, stem)
-            (path / "ledger").mkdir()
+            (path / "rounds").mkdir()
         except OSError as error:
             raise SetupError(
                 f"{root}: no run folder can be made there ({error.strerror}). Choose a writable folder for the results."
@@ -84,21 +90,44 @@ class RunFolder:
         return cls(path)
 
     def write_start(self, scenario_yaml: str, environment: Mapping[str, Any]) -> None:
-        """Write what is known before the first round: the resolved scenario, the environment, a README."""
+        """Write what is known before the first round: a README, the environment, and last the resolved scenario."""
         write_whole(self.path / "README.txt", README.format(version=__version__).encode())
+        write_whole(self.path / "environment.json", as_json(dict(environment)))
+        # A folder is a run from here on.
         write_whole(self.path / "scenario.yaml", scenario_yaml.encode())
-        write_whole(self.path / "environment.json", _json(dict(environment)))
+        crash_point(CrashPoint.STARTED)
 
-    def commit_round(self, record: RoundRecord, rows: Sequence[LedgerRow]) -> None:
-        """Write a round's ledger and then its line of rounds.csv; the first round's `wish_bits` names the layers."""
+    def commit_round(self, record: RoundRecord, rows: Sequence[LedgerRow], state: Mapping[str, bytes], keep: int = 1) -> None:
+        """Commit a round, and keep the states of the `keep` newest rounds; the first round's `wish_bits` names the layers."""
         self._layers = self._layers or list(record.wish_bits)
-        path = self.path / "ledger" / f"round-{record.round:05}.parquet"
-        write_whole(path, encode(in_order(rows), self._layers))
-        rounds = self.path / "rounds.csv"
-        if not rounds.exists():
-            append_line(rounds, _csv([[*ROUND_COLUMNS, *(f"bits.{layer}" for layer in self._layers)]]))
-        bits = [record.wish_bits.get(layer) for layer in self._layers]
-        append_line(rounds, _csv([[*(getattr(record, name) for name in ROUND_COLUMNS), *bits]]))
+        ledger = encode(in_order(rows), self._layers)
+        # NaN, unlike in the results, must come back as what it was.
+        self.commits.write(record.round, {"ledger.parquet": ledger, "record.json": json.dumps(asdict(record)).encode(), **state})
+        append(self.path / "rounds.csv", rounds_csv([record], self._layers))
+        crash_point(CrashPoint.ROUNDS_CSV)
+        self.commits.prune(record.round, keep)
+
+    def recover(self) -> tuple[dict[str, bytes] | None, str]:
+        """Make the folder what it was after the newest whole round; return that round's state, and what is wrong after it.
+
+        Without a committed round there is no state. Raises DamagedData if there are rounds, but none to go on from.
+        """
+        newest, problem = self.commits.newest()
+        state = self.commits.read(newest, STATE) if newest >= 0 else None
+        records = [record for record, _ in _committed(self.commits, newest + 1)]
+        self._layers = list(records[0].wish_bits) if records else []
+        with explained(self.path):
+            for path in [*(self.path / name for name in (*RESULTS, "report.html")), *self.path.glob(".*.tmp")]:
+                path.unlink(missing_ok=True)
+            self.commits.path.mkdir(exist_ok=True)
+        self.commits.drop_after(newest)
+        write_whole(self.path / "rounds.csv", rounds_csv(records, self._layers).encode())
+        return state, problem
+
+    def committed(self) -> Iterator[tuple[RoundRecord, list[LedgerRow]]]:
+        """Yield what every committed round was committed with."""
+        for record, path in _committed(self.commits, len(self.commits.numbers())):
+            yield record, read_rows(path)
 
     def finish(self, model: Mapping[str, np.ndarray], clients: Sequence[ClientRecord], summary: Summary) -> None:
         """Write the model, the clients, the compacted ledger and, last, the summary."""
@@ -106,14 +135,31 @@ class RunFolder:
 
         # One metadata key: with several, their order, and so the file's bytes, differ between processes.
         about = json.dumps({"fedapt_version": __version__, "layers": self._layers}, sort_keys=True)
-        write_whole(self.path / "model.safetensors", save(dict(model), {"fedapt": about}))
-        lines = [CLIENT_COLUMNS, *([getattr(client, name) for name in CLIENT_COLUMNS] for client in clients)]
-        write_whole(self.path / "clients.csv", _csv(lines).encode() + b"\n")
-        committed = len(_read_csv(self.path / "rounds.csv", ROUND_COLUMNS))
-        compact(self.path, ledger_files(self.path, committed), self._layers)
-        with explained(self.path / "ledger"):
-            shutil.rmtree(self.path / "ledger")
-        write_whole(self.path / "summary.json", _json(asdict(summary)))
+        # safetensors writes memory as it lies, whatever the strides.
+        arrays = {name: np.asarray(values, order="C") for name, values in model.items()}
+        write_whole(self.path / "model.safetensors", save(arrays, {"fedapt": about}))
+        crash_point(CrashPoint.MODEL)
+        write_whole(self.path / "clients.csv", clients_csv(clients).encode())
+        crash_point(CrashPoint.CLIENTS)
+        ledgers = [self.commits.folder(number) / "ledger.parquet" for number in self.commits.numbers()]
+        compact(self.path, ledgers, self._layers)
+        crash_point(CrashPoint.LEDGER)
+        write_whole(self.path / "summary.json", as_json(asdict(summary)))
+        crash_point(CrashPoint.SUMMARY)
+
+    def complete(self) -> None:
+        """Write the manifest of a run that has played all its rounds, and remove the folder of rounds."""
+        crash_point(CrashPoint.REPORT)
+        with explained(self.path):
+            files = {name: digest_of(self.path / name) for name in LISTED}
+        write_whole(self.path / MANIFEST, manifest(files))
+        crash_point(CrashPoint.COMPLETE)
+        self.commits.remove()
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether the run has played all its rounds, and all its results are written."""
+        return (self.path / MANIFEST).exists()
 
 
 @dataclass(frozen=True)
@@ -164,37 +210,58 @@ class Run:
 
 def read_run(path: Path) -> Run:
     """Read a run folder; raises SetupError if it is none and DamagedData, naming the file, if a part cannot be read."""
-    if not (path / "scenario.yaml").is_file():
-        raise SetupError(f"{path} is not a run folder (it has no scenario.yaml). Give the path that `fedapt run` printed first.")
-    with _readable(path / "scenario.yaml") as file:
+    require_run(path)
+    if (path / MANIFEST).exists():
+        check(path)
+    with readable(path / "scenario.yaml") as file:
         scenario = file.read_text(encoding="utf-8")
-    environment = _read_json(path / "environment.json", ())
-    rounds = _read_csv(path / "rounds.csv", ROUND_COLUMNS)
-    parts = ledger_files(path, len(rounds))
-    layers = read_layers(parts[0]) if parts else []
+    environment = read_json(path / "environment.json", ())
     finished = (path / "summary.json").exists()
-    summary = _read_json(path / "summary.json", SUMMARY_KEYS) if finished else _interrupted(rounds, parts)
-    with _readable(path / "rounds.csv"):
-        if len(rounds) != summary["rounds"] or rounds["round"].tolist() != list(range(len(rounds))):
-            raise ValueError(f"it does not hold the rounds 0 to {summary['rounds'] - 1}")
-    clients = _read_csv(path / "clients.csv", CLIENT_COLUMNS)
+    if finished:
+        rounds = read_csv(path / "rounds.csv", ROUND_COLUMNS)
+        parts = [path / "ledger.parquet"]
+        summary = read_json(path / "summary.json", SUMMARY_KEYS)
+        with readable(path / "rounds.csv"):
+            if len(rounds) != summary["rounds"] or rounds["round"].tolist() != list(range(len(rounds))):
+                raise ValueError(f"it does not hold the rounds 0 to {summary['rounds'] - 1}")
+    else:
+        rounds, parts, summary = _interrupted(Commits(path / "rounds"))
+    layers = read_layers(parts[0]) if parts else []
+    clients = read_csv(path / "clients.csv", CLIENT_COLUMNS)
     return Run(path, finished, rounds, clients, summary, scenario, environment, layers, tuple(parts))
 
 
-def environment() -> dict[str, Any]:
-    """Return what a result depends on besides its scenario: versions, threads, the CPU, and the command."""
-    import torch
+def require_run(path: Path) -> None:
+    """Raise SetupError if a folder is not that of a run."""
+    if not (path / "scenario.yaml").is_file():
+        raise SetupError(f"{path} is not a run folder (it has no scenario.yaml). Give the path that `fedapt run` printed first.")
 
-    return {
-        **{name: _version(name) for name in ("fedapt", "torch", "flwr", "ray", "numpy")},
-        "python": platform.python_version(),
-        "threads": torch.get_num_threads(),
-        "cpu": _cpu_model(),
-        "cpu_capability": torch.backends.cpu.get_cpu_capability(),
-        "cpus": os.cpu_count(),
-        "platform": platform.platform(),
-        "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
-    }
+
+def _interrupted(commits: Commits) -> tuple[pandas.DataFrame, list[Path], dict[str, Any]]:
+    """Return the rounds of a run that was killed, their ledgers, and a summary added up from them."""
+    totals, records, parts = Totals(), [], []
+    try:
+        for record, path in _committed(commits, len(commits.numbers())):
+            totals.add(read_rows(path))
+            records.append(record)
+            parts.append(path)
+    except DamagedData as error:
+        raise DamagedData(f"{error}. `fedapt resume` goes on from the newest whole round.") from None
+    layers = list(records[0].wish_bits) if records else []
+    rounds = parse_csv(rounds_csv(records, layers).encode(), ROUND_COLUMNS)
+    return rounds, parts, json.loads(as_json(asdict(totals.summarise(records, ()))))
+
+
+def _committed(commits: Commits, rounds: int) -> Iterator[tuple[RoundRecord, Path]]:
+    """Yield the record and the ledger file of each of the first rounds, both held against the manifest; raises DamagedData."""
+    for number in range(rounds):
+        folder = commits.folder(number)
+        files = dict(verified(folder, ("record.json", "ledger.parquet")))
+        try:
+            record = RoundRecord(**json.loads(files["record.json"]))
+        except (ValueError, TypeError) as error:
+            raise DamagedData(f"{folder / 'record.json'} is not of fedapt {__version__} ({error})") from None
+        yield record, folder / "ledger.parquet"
 
 
 def _new_folder(root: Path, stem: str) -> Path:
@@ -206,93 +273,3 @@ def _new_folder(root: Path, stem: str) -> Path:
             continue
         return path
     raise FileExistsError(0, f"{stem} to {stem}-999 are taken")
-
-
-def _csv(lines: Sequence[Sequence[Any]]) -> str:
-    """Return lines of CSV without the last line end; None is an empty field, floats keep all their digits."""
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows(lines)
-    return text.getvalue().removesuffix("\n")
-
-
-def _json(value: Any) -> bytes:
-    return json.dumps(_finite(value), indent=2, allow_nan=False).encode() + b"\n"
-
-
-def _finite(value: Any) -> Any:
-    """Replace NaN and infinities, which JSON does not have, by None."""
-    if isinstance(value, Mapping):
-        return {key: _finite(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_finite(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-@contextmanager
-def _readable(path: Path) -> Iterator[Path]:
-    try:
-        yield path
-    except UNREADABLE as error:
-        reason = next(iter(str(error).splitlines()), type(error).__name__)
-        raise DamagedData(f"{path} cannot be read ({reason}). Restore it from a copy, or run the scenario again.") from None
-
-
-def _read_json(path: Path, keys: Sequence[str]) -> dict[str, Any]:
-    with _readable(path):
-        value = json.loads(path.read_bytes())
-        missing = [key for key in keys if key not in value] if isinstance(value, dict) else ["of any name"]
-        if missing:
-            raise ValueError(f"it has no entry {', '.join(missing)}")
-        return dict(value)
-
-
-def _read_csv(path: Path, columns: Sequence[str]) -> pandas.DataFrame:
-    """Read a table of a run; what is not there yet has no rows, and a line without an end was being written."""
-    import pandas
-
-    text = path.read_bytes() if path.exists() else b""
-    whole = text[: text.rfind(b"\n") + 1]
-    if not whole:
-        return pandas.DataFrame(columns=list(columns))
-    with _readable(path):
-        names = next(csv.reader(whole.decode().splitlines()))
-        # A group may be called NA, and an empty reason is a text: only numbers can be missing.
-        gaps = {name: ["", "nan"] for name in names if name not in TEXTS}
-        table = pandas.read_csv(io.BytesIO(whole), keep_default_na=False, na_values=gaps)
-        unusable = [
-            name for name in columns if name not in table or (name in gaps and len(table) and table[name].dtype.kind not in "iuf")
-        ]
-        if unusable:
-            raise ValueError(f"it has no numbers or no column {', '.join(unusable)}")
-    return table
-
-
-def _interrupted(rounds: pandas.DataFrame, parts: Sequence[Path]) -> dict[str, Any]:
-    """Add up the committed rounds of a run that was killed before its summary."""
-    totals = Totals()
-    for path in parts:
-        totals.add(read_rows(path))
-    records = [
-        RoundRecord(wish_bits={}, **{name: row[name] for name in ROUND_COLUMNS})
-        for row in rounds.astype(object).where(rounds.notna(), None).to_dict("records")
-    ]
-    summary: dict[str, Any] = json.loads(_json(asdict(totals.summarise(records, ()))))
-    return summary
-
-
-def _version(package: str) -> str | None:
-    if package == "fedapt":
-        return __version__
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None
-
-
-def _cpu_model() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return platform.processor()
-    names = (line.partition(":")[2].strip() for line in lines if line.startswith(("model name", "Model")))
-    return next(names, platform.processor())

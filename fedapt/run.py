@@ -1,13 +1,13 @@
 """One run from scenario to results: the story of fedapt.
 
 Each round the strategy addresses a cohort through the Gateway, gets updates back, and makes the next global model; the round is
-committed with its ledger before the next one begins.
+committed, with its ledger and all that the next one needs, before the next one begins. A run that was ended goes on from there.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -22,18 +22,27 @@ from fedapt.data import load
 from fedapt.deploy.local_superlink import run_on_superlink
 from fedapt.engines import open_transport
 from fedapt.enrolment import Enrolment, enrol
-from fedapt.errors import RunFailed
+from fedapt.environment import differences, environment, mark_inexact
+from fedapt.errors import CannotResume, FedaptError, RunFailed
 from fedapt.evaluation import UNKNOWN, Evaluator
 from fedapt.grid.gateway import Gateway, Transport
 from fedapt.models import build
-from fedapt.narrator import Narrator, causes
+from fedapt.narrator import Narrator
 from fedapt.quant.skeleton import float_arrays
+from fedapt.quorum import Quorum
+from fedapt.record.checkpoint import Checkpoint
+from fedapt.record.commits import check
+from fedapt.record.crash_points import CrashPoint, crash_point
+from fedapt.record.lock import in_use
+from fedapt.record.plain import NotPlain
 from fedapt.record.standings import Standings
-from fedapt.record.totals import Totals, round_record
+from fedapt.record.strategy_state import restore, state_of
+from fedapt.record.tables import read_json, readable
+from fedapt.record.totals import Totals, in_order, round_record
 from fedapt.report.html import write_report
 from fedapt.report.terminal import Display
-from fedapt.results import RunFolder, environment
-from fedapt.scenario import Scenario, dump_scenario
+from fedapt.results import RunFolder, require_run
+from fedapt.scenario import Scenario, dump_scenario, load_scenario
 from fedapt.seeding import numpy_stream
 from fedapt.stopping import Stopper
 
@@ -48,10 +57,71 @@ def run(scenario: Scenario, root: Path, display: Display, stopper: Stopper, tran
     if scenario.engine.kind == "superlink" and transport is None:
         return run_on_superlink(scenario, root, display)
     folder = RunFolder.create(root, scenario.name)
+    with in_use(folder.path):
+        torch.set_num_threads(scenario.engine.threads)
+        text = dump_scenario(scenario)
+        folder.write_start(text, environment(text))
+        _play(scenario, folder, display, stopper, transport)
+    return folder.path
+
+
+def resume(
+    path: Path, display: Display, stopper: Stopper, *, allow_inexact: bool = False, transport: Transport | None = None
+) -> Path:
+    """Go on with a run from its newest whole round, to the bits of a run that was never interrupted.
+
+    allow_inexact: go on although versions, threads, the CPU or the scenario are not what they were, and mark the run so.
+    Raises CannotResume if they are not, SetupError if another process has the run, DamagedData if no round can be gone on from.
+    """
+    require_run(path)
+    folder = RunFolder(path)
+    if folder.is_complete:
+        check(path)
+        if folder.commits.path.exists() or any(path.glob(".*")):
+            with in_use(path):
+                folder.commits.remove()
+        display.message(f"{path}: all rounds of this run are played and its files are whole; there is nothing to resume.")
+        return path
+    scenario, changed = _scenario_of(path, allow_inexact)
+    if scenario.engine.kind == "superlink" and transport is None:
+        return run_on_superlink(scenario, path.parent, display, resumed=path, allow_inexact=allow_inexact)
+    with in_use(path):
+        if changed:
+            display.warning(f"this run will not end with the same bits: {'; '.join(changed)}")
+            mark_inexact(path, changed)
+        _play(scenario, folder, display, stopper, transport, resumed=True)
+    return path
+
+
+def _scenario_of(path: Path, allow_inexact: bool) -> tuple[Scenario, list[str]]:
+    """Return a run's scenario, and in what this process differs from the one that began it; sets torch's threads."""
+    before = read_json(path / "environment.json", ())
+    with readable(path / "scenario.yaml") as file:
+        text = file.read_bytes().decode()
+    edited = environment(text)["scenario_sha256"] != before.get("scenario_sha256")
+    if not edited or allow_inexact:
+        scenario = load_scenario(str(path / "scenario.yaml"))
+        torch.set_num_threads(scenario.engine.threads)
+    changed = differences(before, environment(text))
+    if changed and not allow_inexact:
+        raise CannotResume(
+            f"{path} cannot go on to the same bits: {'; '.join(changed)}. With --allow-inexact it goes on all the same."
+        )
+    return scenario, changed
+
+
+def _play(
+    scenario: Scenario,
+    folder: RunFolder,
+    display: Display,
+    stopper: Stopper,
+    transport: Transport | None,
+    *,
+    resumed: bool = False,
+) -> None:
     with Narrator(display, folder.path / "run.log") as narrator:
         narrator.begin(folder.path, scenario)
-        torch.set_num_threads(scenario.engine.threads)
-        folder.write_start(dump_scenario(scenario), environment())
+        state, problem = folder.recover() if resumed else (None, "")
         federation = load(scenario.data, scenario.clients.count, scenario.seed)
         enrolment = enrol(scenario, federation)
         narrator.enrolled(enrolment)
@@ -63,19 +133,25 @@ def run(scenario: Scenario, root: Path, display: Display, stopper: Stopper, tran
             enrolment.wishes,
             scenario.seed,
             linear=scenario.strategy.linear,
+            deadline_s=scenario.failures.deadline_s,
             on_outcome=narrator.outcome,
         )
-        story = Story(scenario, gateway, enrolment, evaluator, folder, display, stopper)
+        start = {name: values.numpy() for name, values in float_arrays(model).items()}
+        story = Story(scenario, gateway, enrolment, evaluator, folder, narrator, stopper, start)
         try:
-            story.play({name: values.numpy() for name, values in float_arrays(model).items()})
+            if resumed:
+                story.take_up(state, problem)
+            story.play()
+        except BaseException as error:
+            story.finish_early(error)
+            raise
         finally:
             gateway.close()
-            story.finish()
-    return folder.path
+        story.finish()
 
 
 class Story:
-    """The rounds of one run, and what is known of them so far."""
+    """The rounds of one run, and what is known of them so far. arrays: the global model before the first round."""
 
     def __init__(
         self,
@@ -84,34 +160,61 @@ class Story:
         enrolment: Enrolment,
         evaluator: Evaluator,
         folder: RunFolder,
-        display: Display,
+        narrator: Narrator,
         stopper: Stopper,
+        arrays: Arrays,
     ) -> None:
         self._scenario, self._gateway, self._enrolment = scenario, gateway, enrolment
-        self._evaluator, self._folder, self._display, self._stopper = evaluator, folder, display, stopper
+        self._evaluator, self._folder, self._stopper = evaluator, folder, stopper
+        self._narrator, self._display = narrator, narrator.display
         self._strategy: Strategy = scenario.strategy.build()
+        self._quorum = Quorum(scenario.failures, scenario.strategy)
         self._totals, self._standings = Totals(), Standings()
         self._records: list[RoundRecord] = []
         self._client_scores: dict[int, EvaluateReport] = {}
-        self._arrays: Arrays = {}
-
-    def play(self, arrays: Arrays) -> None:
-        """Play all rounds, beginning with this global model."""
         self._arrays = arrays
-        for number in range(self._scenario.rounds):
+
+    def take_up(self, state: Mapping[str, bytes] | None, problem: str) -> None:
+        """Go on after the committed rounds, the newest of which left this state; raises CannotResume if it does not fit."""
+        for record, rows in self._folder.committed():
+            self._totals.add(rows)
+            self._standings.add(rows)
+            self._quorum.count(rows)
+            self._records.append(record)
+        self._narrator.resumed(len(self._records), self._scenario.rounds, problem)
+        if state is None:
+            return
+        checkpoint = Checkpoint.from_files(state)
+        if checkpoint.strategy is None:
+            raise CannotResume(checkpoint.obstacle)
+        shapes = {name: values.shape for name, values in self._arrays.items()}
+        if {name: values.shape for name, values in checkpoint.model.items()} != shapes:
+            raise CannotResume(f"{self._folder.path} holds another model than the {self._scenario.model} of its scenario.")
+        self._arrays = dict(checkpoint.model)
+        restore(self._strategy, dict(checkpoint.strategy))
+        self._enrolment.wishes.wishes.update(checkpoint.wishes)
+        self._client_scores = dict(checkpoint.scores)
+
+    def play(self) -> None:
+        """Play all rounds that are not committed yet."""
+        for number in range(len(self._records), self._scenario.rounds):
             began = time.monotonic()
             cohort = self._cohort(number)
             self._display.round_started(number, len(cohort))
             wish = dict(self._wish())
             self._gateway.open_round(number, cohort)
             arrays = self._train(number)
-            rows = [*(self._enrolment.refused if number == 0 else ()), *self._gateway.rows]
+            rows = in_order([*(self._enrolment.refused if number == 0 else ()), *self._gateway.rows])
             if self._due(number, self._scenario.evaluate.clients_every):
                 self._evaluate_on_clients(number, arrays)
             score = self._evaluator.score(arrays) if self._due(number, self._scenario.evaluate.every) else UNKNOWN
-            record = round_record(number, rows, *score, wish, len(cohort), time.monotonic() - began)
+            record = round_record(
+                number, rows, *score, wish, len(cohort), time.monotonic() - began, self._scenario.failures.deadline_s
+            )
+            crash_point(CrashPoint.TRAINED)
             with self._stopper.held():
                 self._commit(arrays, record, rows)
+            self._quorum.check(number, rows)
 
     def _cohort(self, number: int) -> list[int]:
         clients = sorted(self._enrolment.participants)
@@ -125,9 +228,9 @@ class Story:
         with self._blaming_the_strategy(number):
             messages = strategy.configure_train(number + 1, record, ConfigRecord(), gateway)
         replies = gateway.send_and_receive(messages)
-        if not replies:
-            clients = len(gateway.get_node_ids())
-            raise RunFailed(f"round {number}: none of {clients} clients returned an update: {causes(gateway.rows)}")
+        if shortage := self._quorum.shortage(gateway.rows):
+            self._narrator.warning(f"round {number} is empty, the model stays as it is: {shortage}")
+            return self._arrays
         with self._blaming_the_strategy(number):
             aggregated, _ = strategy.aggregate_train(number + 1, replies)
             if aggregated is None:
@@ -172,12 +275,26 @@ class Story:
         return self._enrolment.wishes.of(first.policy, first.client).bits
 
     def _commit(self, arrays: Arrays, record: RoundRecord, rows: Sequence[LedgerRow]) -> None:
+        self._folder.commit_round(record, rows, self._checkpoint(arrays).files(), self._scenario.keep.models)
         self._arrays = arrays
         self._totals.add(rows)
         self._standings.add(rows)
-        self._folder.commit_round(record, rows)
+        self._quorum.count(rows)
         self._records.append(record)
         self._display.round_done(record)
+
+    def _checkpoint(self, arrays: Arrays) -> Checkpoint:
+        strategy, obstacle = None, ""
+        try:
+            strategy = state_of(self._strategy, self._scenario.strategy.build())
+        except NotPlain as error:
+            obstacle = (
+                f"the strategy {self._scenario.strategy.kind} cannot be resumed: its {error}, which is not saved;"
+                " give it state_dict() and load_state_dict()."
+            )
+            if not self._records:
+                self._narrator.warning(obstacle)
+        return Checkpoint(arrays, strategy, obstacle, self._enrolment.wishes.wishes, self._client_scores)
 
     def finish(self) -> None:
         """Write the results of the rounds that were committed, and the report."""
@@ -187,4 +304,13 @@ class Story:
         summary = self._totals.summarise(self._records, clients)
         self._folder.finish(self._arrays, clients, summary)
         write_report(self._folder.path)
+        if len(self._records) == self._scenario.rounds:
+            self._folder.complete()
         self._display.finish(summary, self._folder.path)
+
+    def finish_early(self, error: BaseException) -> None:
+        """Finish a run that this has ended; what keeps the results from being written is noted, and hides nothing."""
+        try:
+            self.finish()
+        except FedaptError as second:
+            error.add_note(f"and the results were not written: {second}")

@@ -18,10 +18,12 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, ValidationError, ValidationInfo, field_validator
 from ruamel.yaml import YAML
 
+from fedapt.admission import Admission
 from fedapt.clients.backward import RULES
 from fedapt.clients.backward.rule import Backward
 from fedapt.clients.continual import METHODS
 from fedapt.clients.continual.memory import Continual
+from fedapt.clients.faulty import Faults
 from fedapt.clients.precision import POLICIES
 from fedapt.clients.precision.policy import Policy
 from fedapt.clients.samples import FILTERS
@@ -168,6 +170,17 @@ class Engine(Options):
     )
     max_attempts: int = Field(default=3, ge=1, description="how often a client is tried when its worker dies")
     task_timeout_s: float = Field(default=600.0, gt=0, description="seconds after which a silent worker is replaced")
+    grace_s: float = Field(default=120.0, gt=0, description="seconds to wait for a worker when all are lost")
+
+
+class Failures(Options):
+    """What the server does about clients that do not answer well or in time."""
+
+    min_updates: int = Field(default=1, ge=1, description="with fewer updates a round is empty, and the model stays as it is")
+    max_empty_rounds: int = Field(default=0, ge=0, description="how many empty rounds in a row the run bears before it fails")
+    deadline_s: float | None = Field(
+        default=None, gt=0, description="device time, of the cost model, after which an update comes too late; null: never"
+    )
 
 
 class Evaluate(Options):
@@ -176,6 +189,14 @@ class Evaluate(Options):
     every: int = Field(default=1, ge=1, description="rounds between evaluations of the global model on the test set")
     clients_every: int | None = Field(
         default=None, ge=1, description="the same on each client's own held-out samples; null: at the end"
+    )
+
+
+class Keep(Options):
+    """What a run keeps on the disk while it goes on; ledgers are always kept."""
+
+    models: int = Field(
+        default=2, ge=1, description="how many of the newest rounds keep the model and all that `fedapt resume` needs"
     )
 
 
@@ -194,6 +215,10 @@ class Scenario(Options):
     )
     engine: Engine = Field(default_factory=Engine, description="what runs the clients")
     evaluate: Evaluate = Field(default_factory=Evaluate, description="when accuracy is measured")
+    keep: Keep = Field(default_factory=Keep, description="what is kept on the disk while the run goes on")
+    admission: Admission = Field(default_factory=Admission, description="which updates may reach the aggregate")
+    failures: Failures = Field(default_factory=Failures, description="what a round may lack, and for how long")
+    faults: Faults = Field(default_factory=Faults, description="what goes wrong on purpose, to try how robust a method is")
     energy_table: Literal["linear", "horowitz", "bitops"] = Field(
         default="horowitz", description="energy of operations by their bits"
     )
@@ -215,6 +240,25 @@ class Scenario(Options):
                 " lower clients.count, or set engine.kind to ray"
             )
         return engine
+
+    @field_validator("strategy")
+    @classmethod
+    def _enough_clients(cls, strategy: StrategyOptions, info: ValidationInfo) -> StrategyOptions:
+        per_round = info.data["clients"].per_round if "clients" in info.data else strategy.least_updates
+        if strategy.least_updates > per_round:
+            raise ValueError(
+                f"{strategy.kind} with these options needs {strategy.least_updates} updates, and a round has {per_round} clients;"
+                " raise clients.per_round, or expect fewer bad ones"
+            )
+        return strategy
+
+    @field_validator("failures")
+    @classmethod
+    def _reachable(cls, failures: Failures, info: ValidationInfo) -> Failures:
+        per_round = info.data["clients"].per_round if "clients" in info.data else failures.min_updates
+        if failures.min_updates > per_round:
+            raise ValueError(f"min_updates {failures.min_updates} is more than the {per_round} clients of a round; lower it")
+        return failures
 
     def group_of_clients(self) -> list[int]:
         """Return the group of each client: exact sizes by largest remainder, in an order drawn from the seed."""

@@ -2,7 +2,7 @@
 
 import flwr.serverapp.strategy as flower
 
-from fedapt.strategies.stock import stock
+from fedapt.strategies.stock import least_to_trim, stock
 from fedapt.strategies.strategy import StrategyOptions
 
 if __name__ != "fedapt.strategies":
@@ -16,9 +16,9 @@ STRATEGIES: dict[str, type[StrategyOptions]] = {
     "fedyogi": stock(flower.FedYogi, linear=True),
     "fedprox": stock(flower.FedProx, linear=True),
     "fedmedian": stock(flower.FedMedian),
-    "fedtrimmedavg": stock(flower.FedTrimmedAvg),
-    "krum": stock(flower.Krum),
-    "multikrum": stock(flower.MultiKrum),
-    "bulyan": stock(flower.Bulyan),
+    "fedtrimmedavg": stock(flower.FedTrimmedAvg, least=lambda options: least_to_trim(options.beta)),
+    "krum": stock(flower.Krum, least=lambda options: 2 * options.num_malicious_nodes + 3),
+    "multikrum": stock(flower.MultiKrum, least=lambda options: 2 * options.num_malicious_nodes + 3),
+    "bulyan": stock(flower.Bulyan, least=lambda options: 4 * options.num_malicious_nodes + 3),
     "qfedavg": stock(flower.QFedAvg),
 }

@@ -6,6 +6,8 @@ Sampling is not theirs here: the Gateway shows them only the cohort of the round
 from __future__ import annotations
 
 import inspect
+import math
+from collections.abc import Callable
 from typing import Any, Literal
 
 import flwr.serverapp.strategy as flower
@@ -24,8 +26,13 @@ NOT_OPTIONS = {*WHOLE_COHORT, "weighted_by_key", "arrayrecord_key", "configrecor
 NOT_OPTIONS |= {"train_metrics_aggr_fn", "evaluate_metrics_aggr_fn"}
 
 
-def stock(strategy: type[flower.Strategy], *, linear: bool = False) -> type[StrategyOptions]:
-    """Return the options of a Flower strategy, read from its constructor; the scenario calls it by its name in lower case."""
+def stock(
+    strategy: type[flower.Strategy], *, linear: bool = False, least: Callable[[Any], int] = lambda options: 1
+) -> type[StrategyOptions]:
+    """Return the options of a Flower strategy, read from its constructor; the scenario calls it by its name in lower case.
+
+    least: how many updates it needs, given its options.
+    """
     name = strategy.__name__
     options: dict[str, Any] = {}
     for parameter in inspect.signature(strategy).parameters.values():
@@ -35,5 +42,14 @@ def stock(strategy: type[flower.Strategy], *, linear: bool = False) -> type[Stra
     def build(self: StrategyOptions) -> flower.Strategy:
         return strategy(**WHOLE_COHORT, **{key: getattr(self, key) for key in options})
 
-    base = type(f"Stock{name}", (StrategyOptions,), {"linear": linear, "build": build, "__module__": __name__})
+    body = {"linear": linear, "build": build, "least_updates": property(least), "__module__": __name__}
+    base = type(f"Stock{name}", (StrategyOptions,), body)
     return create_model(name, __base__=base, __doc__=f"Flower's {name}.", kind=(Literal[name.lower()], name.lower()), **options)  # type: ignore[arg-type]
+
+
+def least_to_trim(beta: float) -> int:
+    """Return the fewest updates of which a trimmed mean drops one at each end: of fewer it is a plain mean."""
+    if beta <= 0:
+        return 1
+    fewest = math.ceil(1 / beta)
+    return fewest if int(beta * fewest) else fewest + 1

@@ -19,6 +19,11 @@ class StrategyOptions(Kind):
 
     linear: ClassVar[bool] = False
 
+    @property
+    def least_updates(self) -> int:
+        """How many updates the rule needs to be what it is called; a round with fewer is empty."""
+        return 1
+
     def build(self) -> Strategy:
         """Return a new Flower strategy that trains and evaluates on every node that the Gateway shows it."""
         raise NotImplementedError

@@ -14,7 +14,7 @@ LEVELS: tuple[set[str], ...] = (
     {"quant"},
     {"cost"},
     {"clients", "strategies", "data", "models", "scenarios"},
-    {"grid"},
+    {"grid", "admission"},
     set(),  # scenario, results and what they are made of: every module that no other level names
     {"report", "run", "narrator", "engines", "deploy", "cli", "__main__"},
 )

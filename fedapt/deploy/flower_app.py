@@ -13,17 +13,21 @@ from pathlib import Path
 from typing import cast
 
 import torch
-from flwr.app import Context
+from flwr.app import Context, Message
+from flwr.clientapp.typing import ClientAppCallable
 from flwr.serverapp import Grid, ServerApp
 
 from fedapt.clients.app import client_app
 from fedapt.clients.client import Client
+from fedapt.clients.faulty import Accident, faulty
 from fedapt.data import load
 from fedapt.enrolment import enrol
+from fedapt.errors import RunFailed
 from fedapt.grid.superlink import SuperLink
+from fedapt.grid.workshop import Workshop
 from fedapt.report.relay import Relay
 from fedapt.report.terminal import Display
-from fedapt.run import run
+from fedapt.run import resume, run
 from fedapt.scenario import load_scenario
 from fedapt.stopping import Stopper
 
@@ -41,7 +45,12 @@ def main(grid: Grid, context: Context) -> None:
         scenario = load_scenario(config["scenario"])
         transport = SuperLink(grid, answer_s=scenario.engine.task_timeout_s)
         with Stopper() as stopper:
-            path = run(scenario, Path(config["results"]), cast(Display, relay), stopper, transport)
+            display = cast(Display, relay)
+            if config["resumed"]:
+                inexact = config["allow-inexact"] == str(True)
+                path = resume(Path(config["resumed"]), display, stopper, allow_inexact=inexact, transport=transport)
+            else:
+                path = run(scenario, Path(config["results"]), display, stopper, transport)
     except BaseException as error:
         relay.failed(type(error).__name__, str(error))
         raise
@@ -53,12 +62,26 @@ def _client_of(context: Context) -> Client:
 
 
 @functools.cache
-def _clients(scenario_path: str) -> Callable[[Context], Client]:
+def _workshop(scenario_path: str) -> Workshop:
     """Load the data and the model once in a process."""
     scenario = load_scenario(scenario_path)
     torch.set_num_threads(scenario.engine.threads)
     federation = load(scenario.data, scenario.clients.count, scenario.seed)
-    return enrol(scenario, federation).workshop.clients()
+    return enrol(scenario, federation).workshop
 
 
-client = client_app(_client_of)
+@functools.cache
+def _clients(scenario_path: str) -> Callable[[Context], Client]:
+    return _workshop(scenario_path).clients()
+
+
+def _with_faults(message: Message, context: Context, call_next: ClientAppCallable) -> Message:
+    """Let the scenario's faults happen; Flower's process is not ours to kill, so an accident fails the client for the round."""
+    faults = _workshop(str(context.run_config["scenario"])).faults
+    try:
+        return faulty(faults)(message, context, call_next)
+    except Accident as accident:
+        raise RunFailed(str(accident)) from None
+
+
+client = client_app(_client_of, [_with_faults])

@@ -56,8 +56,10 @@ clientapp = "app:client"
 """
 
 
-def run_on_superlink(scenario: Scenario, root: Path, display: Display) -> Path:
-    """Run a scenario as a Flower app on this machine and return the run folder, as `fedapt.run.run` does.
+def run_on_superlink(
+    scenario: Scenario, root: Path, display: Display, *, resumed: Path | None = None, allow_inexact: bool = False
+) -> Path:
+    """Run a scenario, or go on with a run, as a Flower app on this machine, as `fedapt.run` does; return the run folder.
 
     No process is left, however it ends. Raises SetupError if Flower's commands are missing or do not start.
     """
@@ -65,7 +67,7 @@ def run_on_superlink(scenario: Scenario, root: Path, display: Display) -> Path:
     with TemporaryDirectory(prefix="fedapt-", ignore_cleanup_errors=True) as name:
         folder = Path(name)
         report = _Report(Calls(folder / "calls"), display)
-        _write_app(folder, scenario, root.absolute())
+        _write_app(folder, scenario, root.absolute(), resumed, allow_inexact)
         with ProcessGroup(folder, environment | {"FLWR_HOME": name}) as group:
             try:
                 _start(group, folder, scenario.clients.count)
@@ -128,13 +130,15 @@ def _environment() -> dict[str, str]:
     return os.environ | {"PATH": path, "no_proxy": direct, "NO_PROXY": direct, "FLWR_SUPEREXEC_TASK_POLL_INTERVAL": "0.2"}
 
 
-def _write_app(folder: Path, scenario: Scenario, results: Path) -> None:
+def _write_app(folder: Path, scenario: Scenario, results: Path, resumed: Path | None = None, allow_inexact: bool = False) -> None:
     """Write the Flower app of this one run, and its scenario."""
     (folder / "scenario.yaml").write_text(dump_scenario(scenario), encoding="utf-8")
     config = {
         "scenario": folder / "scenario.yaml",
         "calls": folder / "calls",
         "results": results,
+        "resumed": resumed.absolute() if resumed else "",
+        "allow-inexact": allow_inexact,
         "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
     }
     # A JSON string is a TOML string as long as it is not made of \u pairs.

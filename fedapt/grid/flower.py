@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import re
 
-from flwr.app import Context, Message, RecordDict
+from flwr.app import Context, Message, RecordDict, UserConfig
 from flwr.supercore.task_identity import TaskIdentity
 
 from fedapt import errors
@@ -26,9 +26,10 @@ def instruction(content: RecordDict, message_type: str, node_id: int) -> Message
     return Message(content=content, dst_node_id=node_id, message_type=message_type)
 
 
-def context_of(client: int) -> Context:
+def context_of(client: int, attempt: int = 1) -> Context:
     """Return the context that a simulated node runs in: its partition is the client's number."""
-    return Context(run_id=0, node_id=client, node_config={"partition-id": client}, state=RecordDict(), run_config={})
+    node_config: UserConfig = {"partition-id": client, "attempt": attempt}
+    return Context(run_id=0, node_id=client, node_config=node_config, state=RecordDict(), run_config={})
 
 
 def why_failed(reply: Message) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Protocol
 
 import numpy as np
@@ -20,7 +21,7 @@ from fedapt.cost.ledger import LedgerRow
 from fedapt.grid.exact_sum import ExactSum
 from fedapt.grid.flower import EVALUATE, TRAIN, identify_process, instruction
 from fedapt.grid.participant import Participant
-from fedapt.grid.visit import Arrays, Outcome, Task
+from fedapt.grid.visit import Arrays, Outcome, Task, add_up
 from fedapt.grid.wishes import Wishes
 
 
@@ -35,7 +36,10 @@ class Transport(Protocol):
 
 
 class Gateway(Grid):
-    """`linear`: the strategy only averages, and is handed one reply, the exact weighted mean."""
+    """linear: the strategy only averages, and is handed one reply, the exact weighted mean.
+
+    deadline_s: device time, as the cost model has it, after which a trained update comes too late.
+    """
 
     def __init__(
         self,
@@ -45,11 +49,13 @@ class Gateway(Grid):
         seed: int,
         *,
         linear: bool,
+        deadline_s: float | None = None,
         on_outcome: Callable[[Outcome], None] = lambda outcome: None,
     ) -> None:
         identify_process()
         self.participants, self.wishes = participants, wishes
         self._transport, self._seed, self._linear, self._on_outcome = transport, seed, linear, on_outcome
+        self._deadline_s = deadline_s
         self._round, self._nodes = 0, list(participants)
         self._pushed: dict[str, Message] = {}
         self.outcomes: list[Outcome] = []
@@ -76,7 +82,7 @@ class Gateway(Grid):
             tasks = [self._task(client, kind, config) for client in clients]
             total = ExactSum() if self._linear and kind == TRAIN else None
             outcomes = []
-            for outcome in self._transport.exchange(arrays, tasks, total):
+            for outcome in self._outcomes(arrays, tasks, total):
                 outcomes.append(outcome)
                 self._on_outcome(outcome)
             outcomes.sort(key=lambda outcome: (outcome.client, outcome.attempt))
@@ -85,7 +91,7 @@ class Gateway(Grid):
                 replies += [_evaluation(outcome) for outcome in outcomes if isinstance(outcome.report, EvaluateReport)]
                 continue
             self._record(tasks, outcomes)
-            trained = [outcome for outcome in outcomes if isinstance(outcome.report, TrainReport)]
+            trained = [outcome for outcome in outcomes if outcome.status == "ok" and isinstance(outcome.report, TrainReport)]
             replies += _mean_reply(arrays, trained, total) if total is not None else _replies(arrays, trained)
         return replies
 
@@ -94,9 +100,27 @@ class Gateway(Grid):
         proximal_mu = float(config.get("proximal-mu", 0.0))  # type: ignore[arg-type]
         bits = participant.bits(self.wishes.of(participant.policy, client).bits, proximal_mu)
         assert isinstance(bits, dict), "a client that cannot take part is never shown to the strategy"
-        return Task(
-            "train" if kind == TRAIN else "evaluate", bits, participant.instructions(self._seed, self._round, proximal_mu)
-        )
+        told = participant.instructions(self._seed, self._round, proximal_mu)
+        samples, held_out, admission = participant.samples, participant.held_out, participant.admission
+        return Task("train" if kind == TRAIN else "evaluate", bits, told, samples, held_out, admission)
+
+    def _outcomes(self, arrays: Arrays, tasks: Sequence[Task], total: ExactSum | None) -> Iterator[Outcome]:
+        """Yield what the transport does; with a deadline, updates are summed here and not there, for late ones do not count."""
+        if self._deadline_s is None:
+            yield from self._transport.exchange(arrays, tasks, total)
+            return
+        given = {task.client: task for task in tasks}
+        for outcome in self._transport.exchange(arrays, tasks, None):
+            if not isinstance(outcome.report, TrainReport):
+                yield outcome
+            elif self._row(given[outcome.client], outcome).time_s > self._deadline_s:
+                reason = f"later than the deadline of {self._deadline_s:g} s of device time"
+                yield replace(outcome, status="late", reason=reason, update=None)
+            else:
+                yield outcome if total is None else add_up(outcome, total)
+
+    def _row(self, task: Task, outcome: Outcome) -> LedgerRow:
+        return self.participants[outcome.client].row(self._round, outcome, task.bits, task.instructions.proximal_mu)
 
     def _record(self, tasks: Sequence[Task], outcomes: Sequence[Outcome]) -> None:
         """Write the ledger rows, and let the wishes learn from what was admitted."""
@@ -105,8 +129,8 @@ class Gateway(Grid):
         for outcome in outcomes:
             participant = self.participants[outcome.client]
             task = given[outcome.client]
-            self.rows.append(participant.row(self._round, outcome, task.bits, task.instructions.proximal_mu))
-            if isinstance(outcome.report, TrainReport) and outcome.report.layers:
+            self.rows.append(self._row(task, outcome))
+            if outcome.status == "ok" and isinstance(outcome.report, TrainReport) and outcome.report.layers:
                 learned.setdefault((participant.policy.model_dump_json(), participant.lr), []).append(outcome)
         for (_, lr), same in learned.items():
             policy = self.participants[same[0].client].policy

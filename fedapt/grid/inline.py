@@ -3,21 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
+from fedapt.clients.faulty import Accident
 from fedapt.grid.exact_sum import ExactSum
 from fedapt.grid.visit import App, Arrays, Outcome, Task, visit
 
 
 class Inline:
-    """Run clients in this process."""
+    """Run clients in this process; an accident that would take a worker process with it is a failed attempt here."""
 
-    def __init__(self, app: App) -> None:
-        self._app = app
+    def __init__(self, app: App, *, max_attempts: int = 3) -> None:
+        self._app, self._max_attempts = app, max_attempts
 
     def exchange(self, arrays: Arrays, tasks: Sequence[Task], total: ExactSum | None) -> Iterator[Outcome]:
-        """Yield one outcome for each task, in order; with `total`, updates are added to it and not returned."""
+        """Yield at least one outcome for each task, in order; with `total`, updates are added to it and not returned."""
         for task in tasks:
-            yield visit(arrays, task, self._app, total)
+            for attempt in range(1, self._max_attempts + 1):
+                try:
+                    outcome = visit(arrays, replace(task, attempt=attempt), self._app, total)
+                except Accident as accident:
+                    yield Outcome(task.client, "failed", str(accident), attempt=attempt)
+                else:
+                    yield replace(outcome, attempt=attempt)
+                    break
 
     def close(self) -> None:
         """There is nothing to stop."""

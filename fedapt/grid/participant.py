@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from fedapt.admission import Admission
 from fedapt.clients.instructions import Instructions, TrainReport
 from fedapt.clients.precision.policy import Policy
 from fedapt.cost.ledger import LedgerRow
@@ -29,11 +30,11 @@ class Participant:
     held_out: int
     memory_budget_bytes: int
     energy_budget_j: float | None
+    admission: Admission = field(default_factory=Admission)
 
     def bits(self, wish: Mapping[str, int], proximal_mu: float = 0.0) -> dict[str, int] | Refusal:
         """Project a wish onto this client's own budget."""
-        whole, rest = divmod(self.samples, self.batch)
-        batches = ([self.batch] * whole + [rest] * bool(rest)) * self.epochs
+        batches = _one_by_one(self.instructions(0, 0, proximal_mu).batches(self.samples))
         buffers = self._start_bytes(proximal_mu)
         return self.cost.project(wish, batches, self.memory_budget_bytes, self.energy_budget_j, buffers_bytes=buffers)
 
@@ -52,9 +53,9 @@ class Participant:
         )
 
     def row(self, round: int, outcome: Outcome, bits: Mapping[str, int], proximal_mu: float) -> LedgerRow:
-        """Write one attempt down: training is charged if it came to a report, a message if it was sent."""
+        """Write one attempt down: training is charged as reported, or as the transport says; a message if it was sent."""
         report = outcome.report if isinstance(outcome.report, TrainReport) else None
-        batches = [size for size, count in report.batches.items() for _ in range(count)] if report else []
+        batches = _one_by_one(report.batches if report else outcome.spent)
         buffers = self._start_bytes(proximal_mu)
         cost = self.cost.training_cost(bits, batches, outcome.downlink_bytes, outcome.uplink_bytes, buffers_bytes=buffers)
         seen = [report.layers.get(layer) for layer in bits] if report else []
@@ -89,6 +90,10 @@ class Participant:
     def _mean_bits(self, bits: Mapping[str, int]) -> float:
         weights = {shape.name: shape.weights for shape in self.cost.shapes if shape.name in bits}
         return sum(weights[layer] * width for layer, width in bits.items()) / max(sum(weights.values()), 1)
+
+
+def _one_by_one(batches: Mapping[int, int]) -> list[int]:
+    return [size for size, count in batches.items() for _ in range(count)]
 
 
 def _columns(cost: Cost) -> dict[str, Any]:

@@ -1,29 +1,29 @@
-"""One visit to one client: quantise down, let the client work, check and dequantise what comes back.
+"""One visit to one client: quantise down, let the client work, admit and dequantise what comes back.
 
-The two halves of the Gateway, `down` and `up`, are pure functions of (model, task), so a simulating transport runs them beside
-the
-worker: the float model then crosses once a round, not once a client.
+The two halves of the Gateway, `down` and `receive`, are pure functions of (model, task, reply), so a simulating transport runs
+them beside the worker: the float model then crosses once a round, not once a client.
 """
 
 from __future__ import annotations
 
-import json
 import traceback
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import numpy as np
 from flwr.app import Context, Message
-from pydantic import ValidationError
 
+from fedapt.admission import Admission, admit_report, admit_update, one_line, open_reply
 from fedapt.clients.app import payload, record
+from fedapt.clients.faulty import Dropped
 from fedapt.clients.instructions import EvaluateReport, Instructions, TrainReport
 from fedapt.cost.ledger import Status
-from fedapt.errors import DamagedData, FedaptError
+from fedapt.errors import DamagedData
 from fedapt.grid.exact_sum import ExactSum
-from fedapt.grid.flower import TRAIN, context_of, instruction
-from fedapt.quant.wire import QuantisedModel, from_bytes, quantise_arrays, to_bytes
+from fedapt.grid.flower import context_of, instruction, why_failed
+from fedapt.grid.reasons import reason_of
+from fedapt.quant.wire import QuantisedModel, quantise_arrays, to_bytes
 from fedapt.seeding import torch_stream
 
 App = Callable[[Message, Context], Message]
@@ -32,21 +32,39 @@ Arrays = Mapping[str, np.ndarray]
 
 @dataclass(frozen=True)
 class Task:
-    """What one client is asked to do. bits: by layer, 32 for float."""
+    """What one client is asked to do.
+
+    bits: by layer, 32 for float; samples, held_out: how many the client is registered with; attempt: from 1, it changes no bit
+    of the result.
+    """
 
     kind: Literal["train", "evaluate"]
     bits: Mapping[str, int]
     instructions: Instructions
+    samples: int
+    held_out: int
+    admission: Admission
+    attempt: int = 1
 
     @property
     def client(self) -> int:
         """The client's number."""
         return self.instructions.client
 
+    @property
+    def planned(self) -> dict[int, int]:
+        """The batches that it is asked to train on, by size and how many of them."""
+        return self.instructions.batches(self.samples) if self.kind == "train" else {}
+
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came of a task. update: float32 arrays by parameter name, absent where a transport has already summed it."""
+    """What came of a task.
+
+    reason: why there is no report; with a report, what is remarkable about its update. report: only what was admitted.
+    spent: of an attempt without a report, the batches that are charged, by size and how many of them.
+    update: float32 arrays by parameter name, absent where a transport has already summed it.
+    """
 
     client: int
     status: Status
@@ -58,6 +76,7 @@ class Outcome:
     uplink_bytes: int = 0
     zero_update: bool = False
     update: dict[str, np.ndarray] | None = None
+    spent: Mapping[int, int] = field(default_factory=dict)
 
 
 def down(arrays: Arrays, task: Task) -> tuple[QuantisedModel, bytes]:
@@ -66,30 +85,6 @@ def down(arrays: Arrays, task: Task) -> tuple[QuantisedModel, bytes]:
     generator = torch_stream(told.seed, f"down:{task.kind}", told.round, told.client)
     start = quantise_arrays(arrays, task.bits, told.grid, "stochastic", generator)
     return start, to_bytes(start, {"instructions": told.model_dump()})
-
-
-def up(
-    arrays: Arrays, start: QuantisedModel, task: Task, reply: bytes
-) -> tuple[TrainReport | EvaluateReport, dict[str, np.ndarray] | None]:
-    """Admit a reply and return its report and its update, dequantised end minus dequantised start.
-
-    Raises DamagedData, saying what is wrong, for a reply that may not reach the aggregate.
-    """
-    try:
-        if task.kind != TRAIN:
-            return EvaluateReport.model_validate_json(reply), None
-        end, header = from_bytes(reply)
-        report = TrainReport.model_validate_json(json.dumps(header.get("report")))
-    except ValidationError as error:
-        first = error.errors()[0]
-        raise DamagedData(f"the report is not valid: {'.'.join(map(str, first['loc']))}: {first['msg']}") from None
-    if end.bits != start.bits or set(end.floats) != set(start.floats):
-        raise DamagedData(f"sent {start.bits}, got back {end.bits}: layers and bits must stay as they were sent")
-    before, after = start.dequantised(), end.dequantised()
-    for name, values in after.items():
-        if values.shape != before[name].shape:
-            raise DamagedData(f"{name}: expected shape {before[name].shape}, got {values.shape}")
-    return report, {name: after[name] - before[name] for name in arrays}
 
 
 def visit(arrays: Arrays, task: Task, app: App, total: ExactSum | None) -> Outcome:
@@ -101,23 +96,54 @@ def visit(arrays: Arrays, task: Task, app: App, total: ExactSum | None) -> Outco
     start, message = down(arrays, task)
     sent = instruction(record(message), task.kind, task.client)
     try:
-        reply = payload(app(sent, context_of(task.client)))
-    except Exception as error:  # a client's code may raise anything, and the run goes on without it
-        reason = str(error) if isinstance(error, FedaptError) else f"{type(error).__name__}: {error}"
-        return Outcome(task.client, "failed", reason, traceback.format_exc(), downlink_bytes=len(message))
+        answer = app(sent, context_of(task.client, task.attempt))
+    except Dropped as dropped:
+        return Outcome(task.client, "dropped", str(dropped), downlink_bytes=len(message))
+    except (Exception, SystemExit) as error:  # a client's code may raise anything, and the run goes on without it
+        return Outcome(task.client, "failed", one_line(reason_of(error)), traceback.format_exc(), downlink_bytes=len(message))
+    return receive_answer(arrays, start, task, message, answer, total)
+
+
+def receive_answer(
+    arrays: Arrays, start: QuantisedModel, task: Task, message: bytes, answer: Message, total: ExactSum | None
+) -> Outcome:
+    """Turn a node's answer into an outcome, `failed` if it is an error; any other is received as a reply."""
+    if answer.has_error():
+        return Outcome(task.client, "failed", one_line(why_failed(answer)), downlink_bytes=len(message))
+    try:
+        reply = payload(answer)
+    except DamagedData as error:
+        return Outcome(task.client, "rejected", one_line(str(error)), downlink_bytes=len(message), spent=task.planned)
     return receive(arrays, start, task, message, reply, total)
 
 
 def receive(arrays: Arrays, start: QuantisedModel, task: Task, message: bytes, reply: bytes, total: ExactSum | None) -> Outcome:
     """Turn a client's reply into an outcome, `rejected` if it is not admitted."""
     outcome = Outcome(task.client, "ok", downlink_bytes=len(message), uplink_bytes=len(reply))
+    spent = task.planned
     try:
-        report, update = up(arrays, start, task, reply)
-        if update is None:
+        end, data = open_reply(task, start, message, reply)
+        report = admit_report(task, data)
+        if isinstance(report, EvaluateReport):
             return replace(outcome, report=report)
-        if total is not None and report.samples:
-            total.add(update, report.samples)
+        spent = report.batches
+        update, remark = admit_update(task, start, end)
     except DamagedData as error:
-        return replace(outcome, status="rejected", reason=str(error))
+        return replace(outcome, status="rejected", reason=one_line(str(error)), spent=spent)
     zero = not any(values.any() for values in update.values())
-    return replace(outcome, report=report, zero_update=zero, update=update if total is None else None)
+    admitted = replace(outcome, reason=remark, report=report, zero_update=zero, update=update)
+    return admitted if total is None else add_up(admitted, total)
+
+
+def add_up(outcome: Outcome, total: ExactSum) -> Outcome:
+    """Move a trained outcome's update into the sum, by its samples; `rejected` if it is too large to be added exactly."""
+    assert isinstance(outcome.report, TrainReport) and outcome.update is not None
+    try:
+        if outcome.report.samples:
+            total.add(outcome.update, outcome.report.samples)
+    except DamagedData as error:
+        spent = outcome.report.batches
+        return replace(
+            outcome, status="rejected", reason=one_line(str(error)), report=None, spent=spent, update=None, zero_update=False
+        )
+    return replace(outcome, update=None)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from flwr.app import Context
 
@@ -11,6 +11,7 @@ from fedapt.clients.app import client_app
 from fedapt.clients.backward.rule import Backward
 from fedapt.clients.client import Client
 from fedapt.clients.continual.memory import Continual
+from fedapt.clients.faulty import Faults, faulty
 from fedapt.clients.samples.filter import Filter
 from fedapt.data import Federation
 from fedapt.grid.visit import App
@@ -35,10 +36,11 @@ class Workshop:
     model: str
     methods: Sequence[ClientMethod]
     method_of: Sequence[int]
+    faults: Faults = field(default_factory=Faults)
 
     def open(self) -> App:
         """Return the app that plays every client of the federation in this process."""
-        return client_app(self.clients())
+        return client_app(self.clients(), [faulty(self.faults)])
 
     def clients(self) -> Callable[[Context], Client]:
         """Return the function that finds the client of a node, by its `partition-id`."""

@@ -6,6 +6,7 @@ scaling of Lin et al., "On-Device Training Under 256KB Memory" (arXiv 2206.15472
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,6 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+from fedapt.errors import RunFailed
 from fedapt.quant.layers import Quantised, QuantisedLayer
 from fedapt.quant.rounding import Rounding
 from fedapt.quant.weight import UpdateStatistics
@@ -34,6 +36,8 @@ class SingleCopySGD:
     """Plain SGD for a model that `quantise` prepared; float parameters (biases, norms) take ordinary steps, also at once.
 
     It holds on to the model until it is closed: use it in a `with` statement, or keep it for the model's life.
+
+    A layer's gradient that is not finite ends the training with RunFailed.
 
     proximal: FedProx's mu (arXiv 1812.06127): pulls towards the weights at the start, of which it then keeps a second copy.
     """
@@ -90,6 +94,7 @@ class SingleCopySGD:
         return {name: _mean(updates, self.layers[name].weight.shape.numel()) for name, updates in seen.items()}
 
     def _move_codes(self, layer: QuantisedLayer, gradient: Tensor) -> None:
+        self._check_finite(layer.name, gradient)
         if self.proximal:
             gradient.add_(layer.weight.dequantise() - self._starts[id(layer)], alpha=self.proximal)
         statistics = layer.weight.apply(gradient, self.lr, self.rounding, self.generator, self._observe)
@@ -104,6 +109,11 @@ class SingleCopySGD:
             parameter.grad.add_(parameter - self._starts[id(parameter)], alpha=self.proximal)
         parameter.add_(parameter.grad, alpha=-self.lr)
         parameter.grad = None
+
+    def _check_finite(self, name: str, gradient: Tensor) -> None:
+        """Raise RunFailed before a NaN becomes an undefined code; the sum alone is cheap, and can overflow without one."""
+        if not math.isfinite(gradient.sum().item()) and not bool(gradient.isfinite().all()):
+            raise RunFailed(f"the gradient of {name} became non-finite in step {self.steps + 1}: lower clients.local.lr")
 
     def _remember(self, key: int, start: Tensor) -> None:
         if self.proximal:

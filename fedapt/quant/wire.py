@@ -2,18 +2,21 @@
 
 The container is safetensors with one metadata key that holds canonical JSON, which is byte-stable between processes. For each
 quantised layer it has packed `codes`, `scale` and `zero` (or a float `weight`), and every float parameter under its own name.
+The JSON holds the SHA-256 of the whole message, in which 64 zeros stand for it: no flipped bit becomes a number.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import reprlib
 import struct
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from operator import index
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import safetensors.numpy
@@ -21,15 +24,20 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-from fedapt.errors import DamagedData
+from fedapt.errors import DamagedData, SetupError
 from fedapt.quant.grid import FLOAT_BITS, HIGHEST_BITS, LOWEST_BITS, Grid, GridOptions
 from fedapt.quant.packing import pack, unpack
 from fedapt.quant.rounding import Rounding
 from fedapt.quant.weight import CodedWeight, FloatWeight, Weight, quantise_tensor
 
-PROTOCOL = 1
+PROTOCOL = 2
 MOST_DIMENSIONS = 8
+LONGEST_NAME = 200
+DIGEST_DIGITS = 64
+# As it stands in the message: JSON within JSON.
+DIGEST_MARK = rb"\"digest\":\""
 NORMAL = torch.finfo(torch.float32)
+Side = Literal["client", "server"]
 
 
 @dataclass(frozen=True)
@@ -73,35 +81,84 @@ def to_bytes(model: QuantisedModel, header: Mapping[str, Any]) -> bytes:
             stored["codes"] = pack(weight.codes.flatten(), weight.bits)
         tensors |= {f"{layer}.{part}": values.numpy() for part, values in stored.items()}
     tensors |= {name: np.asarray(values.numpy(), order="C") for name, values in model.floats.items()}
-    text = json.dumps({**header, "protocol": PROTOCOL, "layers": layers}, sort_keys=True, separators=(",", ":"), allow_nan=False)
-    return safetensors.numpy.save(tensors, metadata={"fedapt": text})
+    whole = {**header, "digest": "0" * DIGEST_DIGITS, "protocol": PROTOCOL, "layers": layers}
+    text = json.dumps(whole, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    message = safetensors.numpy.save(tensors, metadata={"fedapt": text})
+    place = message.index(DIGEST_MARK) + len(DIGEST_MARK)
+    return b"".join([message[:place], _digest(message, place).encode(), memoryview(message)[place + DIGEST_DIGITS :]])
 
 
-def from_bytes(message: bytes) -> tuple[QuantisedModel, dict[str, Any]]:
-    """Decode a message into the model and its header; raises DamagedData saying what is wrong with it."""
-    header = _header(message)
+def from_bytes(message: bytes, *, reader: Side = "server") -> tuple[QuantisedModel, dict[str, Any]]:
+    """Decode a message into the model and its header, without copying it before its digest is verified.
+
+    Raises DamagedData saying what is wrong with it; for another protocol it names the side to upgrade, and is a SetupError on a
+    client, which cannot go on.
+    """
+    header = _header(message, reader)
     try:
         tensors = {name: torch.from_numpy(array.copy()) for name, array in safetensors.numpy.load(message).items()}
         layers = {layer: (index(bits), [index(side) for side in shape]) for layer, (bits, *shape) in header.pop("layers").items()}
     except (SafetensorError, ValueError, TypeError, KeyError, AttributeError) as error:
-        raise DamagedData(f"the message is not a quantised model: {error!r}") from None
+        raise DamagedData(f"the message is not a quantised model: {_told(error)}") from None
+    if wrong := next((name for name in (*layers, *tensors) if not name.isprintable() or len(name) > LONGEST_NAME), None):
+        raise DamagedData(f"{reprlib.repr(wrong)} cannot be a name: at most {LONGEST_NAME} characters, all of them printable")
     weights = {layer: _weight(layer, bits, shape, tensors) for layer, (bits, shape) in layers.items()}
     return QuantisedModel(weights, {name: _float32(name, values) for name, values in tensors.items()}), header
 
 
-def _header(message: bytes) -> dict[str, Any]:
+def digest_of(message: bytes) -> str:
+    """Return the digest that a message carries, by which a reply says what it answers; the message was made or read here."""
+    place = message.index(DIGEST_MARK) + len(DIGEST_MARK)
+    return message[place : place + DIGEST_DIGITS].decode()
+
+
+def _digest(message: bytes, place: int) -> str:
+    """Return the SHA-256 of a message with zeros for the digest that begins at `place`."""
+    digest = hashlib.sha256(message[:place] + b"0" * DIGEST_DIGITS)
+    digest.update(memoryview(message)[place + DIGEST_DIGITS :])
+    return digest.hexdigest()
+
+
+def _header(message: bytes, reader: Side) -> dict[str, Any]:
     """Read the metadata without touching the tensors: safetensors begins with the length of a JSON header."""
     try:
         (length,) = struct.unpack_from("<Q", message)
         if length > len(message) - 8:
             raise ValueError(f"it declares a header of {length} bytes and has {len(message)}")
-        header = json.loads(json.loads(message[8 : 8 + length])["__metadata__"]["fedapt"])
+        outer = json.loads(message[8 : 8 + length], object_pairs_hook=_unique)
+        header: dict[str, Any] = json.loads(outer["__metadata__"]["fedapt"], object_pairs_hook=_unique)
         protocol = header.pop("protocol")
     except (struct.error, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise DamagedData(f"the message is not one of fedapt's: {error!r}") from None
-    if protocol != PROTOCOL:
-        raise DamagedData(f"the message speaks protocol {protocol!r}, this side speaks {PROTOCOL}: upgrade the older of the two")
-    return dict(header)
+        raise DamagedData(f"the message is not one of fedapt's: {_told(error)}") from None
+    if type(protocol) is not int or protocol != PROTOCOL:
+        raise _other_protocol(protocol, reader)
+    digest = header.pop("digest", None)
+    place = message.find(DIGEST_MARK, 8, 8 + length) + len(DIGEST_MARK)
+    if digest != _digest(message, place) or message[place : place + DIGEST_DIGITS] != digest.encode():
+        raise DamagedData("the message was changed on its way: its digest is another; send it again")
+    return header
+
+
+def _told(error: Exception) -> str:
+    """Return what a parser said, without the whole message, which some quote."""
+    return f"{type(error).__name__}({str(error)[:200]!r})"
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Build a JSON object whose names must differ: of two tensors with one name, which one counts?"""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        twice = next(name for name, count in Counter(name for name, _ in pairs).items() if count > 1)
+        raise DamagedData(f"{reprlib.repr(twice)} occurs twice in the message")
+    return found
+
+
+def _other_protocol(protocol: object, reader: Side) -> DamagedData | SetupError:
+    if type(protocol) is not int:
+        return DamagedData(f"the message's protocol is {reprlib.repr(protocol)}, expected a number such as {PROTOCOL}")
+    client, server = (PROTOCOL, protocol) if reader == "client" else (protocol, PROTOCOL)
+    sentence = f"client speaks v{client}, server v{server}: upgrade the {'client' if client < server else 'server'}"
+    return SetupError(sentence) if reader == "client" else DamagedData(sentence)
 
 
 def _weight(layer: str, bits: int, shape: list[int], tensors: dict[str, Tensor]) -> Weight:
@@ -113,13 +170,13 @@ def _weight(layer: str, bits: int, shape: list[int], tensors: dict[str, Tensor])
         return tensors.pop(f"{layer}.{name}")
 
     if bits == FLOAT_BITS:
-        values = _float32(layer, part("weight"))
+        values = _float32(f"{layer}.weight", part("weight"))
         if list(values.shape) != shape:
             raise DamagedData(f"layer {layer}: expected shape {reprlib.repr(shape)} as the header says, got {list(values.shape)}")
         return FloatWeight(values)
     if not LOWEST_BITS <= bits <= HIGHEST_BITS or not 1 <= len(shape) <= MOST_DIMENSIONS or min(shape) < 1:
         raise DamagedData(f"layer {layer}: cannot have shape {reprlib.repr(shape)} at {bits} bits")
-    packed, scale, zero = part("codes"), _float32(layer, part("scale")), _float32(layer, part("zero"))
+    packed, scale, zero = part("codes"), _float32(f"{layer}.scale", part("scale")), _float32(f"{layer}.zero", part("zero"))
     if scale.shape not in {(1,), (shape[0],)} or zero.shape != scale.shape or packed.dtype != torch.uint8:
         raise DamagedData(
             f"layer {layer}: needs uint8 codes and 1 or {shape[0]} scales with as many zeros, "
@@ -143,8 +200,8 @@ def _extent(values: Tensor) -> str:
 
 
 def _float32(name: str, values: Tensor) -> Tensor:
-    if values.dtype != torch.float32 or not bool(values.isfinite().all()):
-        raise DamagedData(
-            f"{name}: expected finite float32 numbers, got {values.dtype} with {int((~values.isfinite()).sum())} non-finite"
-        )
+    if values.dtype != torch.float32:
+        raise DamagedData(f"{name}: expected float32 numbers, got {values.dtype}")
+    if wrong := int((~values.isfinite()).sum()):
+        raise DamagedData(f"non-finite in {name} ({wrong} values)")
     return values

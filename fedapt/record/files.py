@@ -43,7 +43,7 @@ def whole_file(path: Path, needed: int | None = None) -> Iterator[BinaryIO]:
                 file.flush()
                 os.fsync(file.fileno())
             os.replace(temporary, path)
-            _sync_folder(path.parent)
+            sync_folder(path.parent)
         finally:
             with suppress(OSError):
                 temporary.unlink(missing_ok=True)
@@ -55,15 +55,16 @@ def write_whole(path: Path, data: bytes) -> None:
         file.write(data)
 
 
-def append_line(path: Path, line: str) -> None:
-    """Append one line and sync it; raises DamagedData if the system refuses."""
-    with explained(path, len(line)), open(path, "a", encoding="utf-8") as file:
-        file.write(line + "\n")
+def append(path: Path, text: str) -> None:
+    """Append to a file and sync it; raises DamagedData if the system refuses."""
+    with explained(path, len(text)), open(path, "a", encoding="utf-8") as file:
+        file.write(text)
         file.flush()
         os.fsync(file.fileno())
 
 
-def _sync_folder(folder: Path) -> None:
+def sync_folder(folder: Path) -> None:
+    """Make sure that the names in a folder are on the disk."""
     handle = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(handle)

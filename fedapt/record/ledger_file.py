@@ -21,7 +21,7 @@ from fedapt.record.files import whole_file
 if TYPE_CHECKING:
     import pyarrow as pa
 
-UNREADABLE = (OSError, ValueError, TypeError, KeyError, NotImplementedError, MemoryError)
+UNREADABLE = (OSError, ValueError, TypeError, KeyError, NotImplementedError, MemoryError, RecursionError)
 ROW_GROUP = 50_000
 
 
@@ -57,17 +57,6 @@ def encode(rows: Sequence[LedgerRow], layers: Sequence[str]) -> bytes:
     return buffer.getvalue()
 
 
-def ledger_files(folder: Path, rounds: int) -> list[Path]:
-    """Return the files that hold the ledger of a run's first `rounds` rounds, in order: the compacted one, else one a round.
-
-    A run that was killed between a round's ledger and its line in rounds.csv has not committed that round.
-    """
-    whole = folder / "ledger.parquet"
-    if whole.exists():
-        return [whole]
-    return [folder / "ledger" / f"round-{number:05}.parquet" for number in range(rounds)]
-
-
 def read_batches(path: Path, columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
     """Yield a ledger file piece by piece, every page verified; raises DamagedData for any other content."""
     with _ledger(path) as file:
@@ -80,7 +69,7 @@ def read_batches(path: Path, columns: Sequence[str] | None = None) -> Iterator[p
 
 
 def read_layers(path: Path) -> list[str]:
-    """Return the names of the quantised layers that a ledger file was written with."""
+    """Return the names of the quantised layers that a ledger file was written with; raises DamagedData."""
     with _ledger(path) as file:
         names: list[str] = json.loads(file.schema_arrow.metadata[b"layers"])
         return names

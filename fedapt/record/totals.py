@@ -247,10 +247,15 @@ def round_record(
     wish: dict[str, int],
     cohort: int,
     wall_s: float,
+    deadline_s: float | None = None,
 ) -> RoundRecord:
-    """Add up one round's rows; accuracy and loss are of the global model, None if it was not evaluated."""
+    """Add up one round's rows; accuracy and loss are of the global model, None if it was not evaluated.
+
+    deadline_s: the server waits no longer, so the round does not take longer.
+    """
     ok = [row for row in rows if row.status == "ok"]
     samples = sum(row.samples for row in ok)
+    slowest_s = max((row.time_s for row in rows), default=0.0)
     return RoundRecord(
         round=number,
         accuracy=accuracy,
@@ -262,7 +267,7 @@ def round_record(
         ok=len(ok),
         failed=sum(row.status in ("failed", "rejected") for row in rows),
         energy_j=sum(row.energy_j for row in rows),
-        time_s=max((row.time_s for row in rows), default=0.0),
+        time_s=min(slowest_s, slowest_s if deadline_s is None else deadline_s),
         downlink_bytes=sum(row.downlink_bytes for row in rows),
         uplink_bytes=sum(row.uplink_bytes for row in rows),
         memory_bytes=max((row.memory_bytes for row in rows), default=0),

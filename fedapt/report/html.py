@@ -60,6 +60,8 @@ def _heading(run: Run, name: str) -> str:
     )
     done, planned = run.summary["rounds"], _planned_rounds(run)
     notice = "" if done == planned else f"<div class='notice'>This run stopped after {done} of {counted(planned, 'round')}.</div>"
+    if changed := run.environment.get("inexact"):
+        notice += f"<div class='notice'>This run was resumed, and not to the same bits: {_text('; '.join(changed))}.</div>"
     return f"<h1>{_text(name)}</h1><p>{_text(facts)}</p>{notice}"
 
 

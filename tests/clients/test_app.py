@@ -1,7 +1,5 @@
 """fedapt.clients.app: the Flower ClientApp hands bytes to a client and answers with bytes."""
 
-import json
-
 import pytest
 from flwr.app import ConfigRecord, RecordDict
 
@@ -34,7 +32,7 @@ def test_a_train_message_is_answered_with_the_bytes_of_that_nodes_client(app):
 
 def test_an_evaluate_message_is_answered_with_a_report_alone(app):
     reply = app(sent(EVALUATE, message(dense)), context_of(5))
-    assert json.loads(payload(reply)).keys() == {"kind", "samples", "correct", "loss"}
+    assert from_bytes(payload(reply))[1]["report"].keys() == {"kind", "samples", "correct", "loss"}
 
 
 def test_the_answer_goes_back_to_the_sender(app):

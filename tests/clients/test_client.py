@@ -8,13 +8,14 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import nn
 
 from fedapt.clients import client as client_module
 from fedapt.clients.continual.memory import Continual
 from fedapt.clients.instructions import TrainReport
 from fedapt.clients.samples.filter import Filter
-from fedapt.errors import DamagedData, RunFailed
-from fedapt.quant import GridOptions, SingleCopySGD
+from fedapt.errors import DamagedData, RunFailed, SetupError
+from fedapt.quant import GridOptions, LayerStatistics, SingleCopySGD
 from fedapt.quant.skeleton import Skeleton
 from fedapt.quant.wire import from_bytes, to_bytes
 from tests.clients.conftest import client, dense, examples, message, moody
@@ -23,6 +24,13 @@ from tests.quant.live import Storages
 
 def report_of(reply):
     return TrainReport.model_validate_json(json.dumps(from_bytes(reply)[1]["report"]))
+
+
+def evaluated(reply):
+    """Return the report of an evaluation, which comes without a model."""
+    model, header = from_bytes(reply)
+    assert not model.weights and not model.floats
+    return header["report"]
 
 
 def payload_of(reply):
@@ -244,7 +252,7 @@ def test_while_it_trains_a_client_holds_no_second_copy():
 @pytest.mark.parametrize("bits", [3, 32])
 def test_evaluation_counts_what_the_model_at_its_own_bits_gets_right(held_out, bits):
     sent, one = message(dense, bits), client(dense, held_out=held_out)
-    report = json.loads(one.evaluate(sent))
+    report = evaluated(one.evaluate(sent))
     arrays = {name: array.astype(np.float64) for name, array in from_bytes(sent)[0].dequantised().items()}
     inputs, labels = (values.numpy() for values in one.examples.batch(one.held_out))
     hidden = np.maximum(inputs.reshape(len(labels), -1) @ arrays["1.weight"].T + arrays["1.bias"], 0)
@@ -261,20 +269,20 @@ def test_evaluation_counts_what_the_model_at_its_own_bits_gets_right(held_out, b
 def test_evaluation_in_several_batches_is_the_same(monkeypatch):
     whole = client(dense, held_out=range(40)).evaluate(message(dense))
     monkeypatch.setattr(client_module, "EVALUATION_BATCH", 7)
-    parts = json.loads(client(dense, held_out=range(40)).evaluate(message(dense)))
-    assert parts == json.loads(whole) | {"loss": pytest.approx(json.loads(whole)["loss"], rel=1e-5)}
+    parts = evaluated(client(dense, held_out=range(40)).evaluate(message(dense)))
+    assert parts == evaluated(whole) | {"loss": pytest.approx(evaluated(whole)["loss"], rel=1e-5)}
 
 
 def test_evaluation_uses_the_norms_running_means_and_drops_nothing_out():
     sent = message(moody)
     assert client(moody).evaluate(sent) == client(moody).evaluate(sent)
     one, all_of_them = client(moody, held_out=[30]), client(moody, held_out=[30, 31])
-    both = [json.loads(c.evaluate(sent))["loss"] for c in (one, client(moody, held_out=[31]), all_of_them)]
+    both = [evaluated(c.evaluate(sent))["loss"] for c in (one, client(moody, held_out=[31]), all_of_them)]
     assert (both[0] + both[1]) / 2 == pytest.approx(both[2], rel=1e-5)
 
 
 def test_without_held_out_samples_the_evaluation_is_of_nothing():
-    report = json.loads(client(dense, held_out=[]).evaluate(message(dense)))
+    report = evaluated(client(dense, held_out=[]).evaluate(message(dense)))
     assert report == {"kind": "evaluated", "samples": 0, "correct": 0, "loss": 0.0}
 
 
@@ -305,3 +313,68 @@ def test_a_client_can_be_built_on_any_skeleton_of_its_model():
     skeleton = Skeleton(dense())
     sent = message(dense)
     assert client(dense, skeleton=skeleton).train(sent) == client(dense).train(sent)
+
+
+@pytest.mark.parametrize("work", ["train", "evaluate"])
+def test_a_reply_names_its_round_its_client_and_the_message_that_it_answers(work):
+    sent = message(dense, round=9, client=3)
+    header = from_bytes(getattr(client(dense), work)(sent))[1]
+    digest = sent.split(b'digest\\":\\"')[1][:64].decode()
+    assert header["reply_to"] == {"round": 9, "client": 3, "digest": digest}
+
+
+class Steep(nn.Module):
+    """Adds nothing, and has a gradient that is no number: 0 * infinity."""
+
+    def forward(self, x):
+        return x + (x - x.detach()).abs().sqrt()
+
+
+def steep():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Flatten(), nn.Linear(12, 9), Steep(), nn.Linear(9, 3))
+
+
+@pytest.mark.parametrize("bits", [2, 4, 11, 32])
+@pytest.mark.parametrize("rounding", ["stochastic", "truncate"])
+def test_a_gradient_that_is_no_number_ends_the_training_before_it_becomes_a_code(bits, rounding):
+    one, sent = client(steep), message(steep, bits, rounding=rounding)
+    with pytest.raises(RunFailed, match=r"^the gradient of 1 became non-finite in step 1: lower clients\.local\.lr$"):
+        one.train(sent)
+    start, here = from_bytes(sent)[0].weights["1"], one.skeleton.quantised.layers["1"].weight
+    assert torch.equal(start.dequantise(), here.dequantise())
+
+
+def test_a_float_parameter_that_is_no_number_is_named():
+    class Overflowing(Filter):
+        kind: Literal["overflowing"] = "overflowing"
+
+        def choose(self, losses):
+            with torch.no_grad():
+                one.skeleton.model[3].bias[:2] = math.inf
+            return None
+
+    one = client(dense, samples=Overflowing())
+    with pytest.raises(RunFailed, match=r"^3\.bias became non-finite \(2 values\): lower clients\.local\.lr$"):
+        one.train(message(dense, batch=30))
+
+
+def test_a_gavg_that_is_not_finite_is_a_sentence(monkeypatch):
+    seen = {"1": LayerStatistics(math.inf, 0.0, 0.0)}
+    monkeypatch.setattr(SingleCopySGD, "take_statistics", lambda self: seen)
+    with pytest.raises(RunFailed, match=r"^layer 1: Gavg became inf, the gradients are too large: lower clients\.local\.lr$"):
+        client(dense).train(message(dense))
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_an_evaluation_loss_that_is_not_finite_is_a_sentence(monkeypatch, value):
+    monkeypatch.setattr(client_module.F, "cross_entropy", lambda *args, **options: torch.tensor(value))
+    with pytest.raises(RunFailed, match=r"^the loss on the held-out samples is (nan|inf): the model diverged"):
+        client(dense).evaluate(message(dense))
+
+
+def test_a_client_of_another_protocol_says_which_side_to_upgrade():
+    sent = message(dense).replace(b'protocol\\":2', b'protocol\\":3')
+    with pytest.raises(SetupError, match=r"^client speaks v2, server v3: upgrade the client$") as error:
+        client(dense).train(sent)
+    assert error.value.exit_code == 4

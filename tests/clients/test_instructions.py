@@ -60,7 +60,7 @@ def test_a_header_without_instructions_is_refused(header):
     ("field", "value"),
     [
         ("samples", -1), ("samples", 1.5), ("train_loss", math.nan), ("train_loss", math.inf), ("kind", "evaluated"),
-        ("batches", {"x": 1}), ("accuracy", 1.0), ("layers", {"fc": {"gavg": 1.0}}),
+        ("batches", {"x": 1}), ("batches", {1: 2**63}), ("samples", 2**63), ("accuracy", 1.0), ("layers", {"fc": {"gavg": 1.0}}),
         ("layers", {"fc": {"gavg": -1.0, "underflow_share": 0.0, "clip_share": 0.0}}),
         ("layers", {"fc": {"gavg": math.nan, "underflow_share": 0.0, "clip_share": 0.0}}),
         ("layers", {"fc": {"gavg": 1.0, "underflow_share": 1.01, "clip_share": 0.0}}),

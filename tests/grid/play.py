@@ -17,20 +17,22 @@ def initial(wanted, enrolment):
 
 
 def play(wanted, transport_of=None, rounds=2, cohort=range(6), linear=None, strategy=None):
-    """Return the model after some rounds with a fixed cohort, all ledger rows, and the gateway (closed)."""
+    """Return the model after some rounds, all ledger rows, and the gateway (closed); cohort: one, or a list of one a round."""
     enrolment = enrolled(wanted)
     transport = transport_of(enrolment) if transport_of else Inline(enrolment.workshop.open())
     linear = wanted.strategy.linear if linear is None else linear
-    gateway = Gateway(transport, enrolment.participants, enrolment.wishes, wanted.seed, linear=linear)
+    deadline_s = wanted.failures.deadline_s
+    gateway = Gateway(transport, enrolment.participants, enrolment.wishes, wanted.seed, linear=linear, deadline_s=deadline_s)
     strategy = strategy or wanted.strategy.build()
     arrays, rows = initial(wanted, enrolment), []
     try:
         for number in range(rounds):
-            gateway.open_round(number, [client for client in cohort if client in enrolment.participants])
+            asked = cohort[number] if isinstance(cohort[0], list) else cohort
+            gateway.open_round(number, [client for client in asked if client in enrolment.participants])
             record = ArrayRecord({name: Array(values) for name, values in arrays.items()})
             replies = gateway.send_and_receive(strategy.configure_train(number + 1, record, ConfigRecord(), gateway))
-            aggregated, _ = strategy.aggregate_train(number + 1, replies)
             rows += gateway.rows
+            aggregated, _ = strategy.aggregate_train(number + 1, replies) if replies else (None, None)
             if aggregated is not None:
                 arrays = {name: np.asarray(array.numpy(), np.float32) for name, array in aggregated.items()}
     finally:

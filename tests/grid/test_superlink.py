@@ -19,6 +19,7 @@ from fedapt.grid.superlink import SuperLink
 from fedapt.results import read_run
 from tests.grid.conftest import same_bits, scenario
 from tests.grid.play import play
+from tests.invariants import Fault, Played, assert_contained
 
 ROOT = Path(__file__).parents[2]
 
@@ -108,6 +109,81 @@ def test_a_client_that_does_not_answer_is_a_failed_attempt_and_the_others_count(
     assert [rows[client].status for client in (0, 1, 2, 3, 5)] == ["ok"] * 5
 
 
+class Postman(FakeGrid):
+    """Delivers answers again, or those of some messages only when `waits` later ones have been asked for."""
+
+    def __init__(self, enrolment, repeats=0, waits=0, slow=()):
+        super().__init__(enrolment)
+        self._repeats, self._waits, self._slow = repeats, waits, slow
+        self._delivered = []
+
+    def pull_messages(self, names):
+        self._replies, kept = {}, self._replies
+        self._replies = {name: reply for name, reply in kept.items() if not self._held(name, reply)}
+        held = {name: reply for name, reply in kept.items() if name not in self._replies}
+        arrived = super().pull_messages(names)
+        self._replies |= held
+        again = self._delivered[-self._repeats :] if self._repeats else []
+        self._delivered += arrived
+        return again + arrived
+
+    def _held(self, name, reply):
+        train = reply.metadata.message_type == "train"
+        return train and self.partition_of[reply.metadata.src_node_id] in self._slow and self._sent < self._waits
+
+
+def played(grid_of, rounds, **patience):
+    """Return the model, the rows and the transport after some rounds over a fake SuperLink."""
+    transports = []
+
+    def transport(enrolment):
+        transports.append(SuperLink(grid_of(enrolment), **patience))
+        return transports[0]
+
+    model, rows, _ = play(scenario(), transport, rounds=rounds)
+    return model, rows, transports[0]
+
+
+def test_an_answer_that_comes_again_is_ignored_and_counted() -> None:
+    reference, rows, _ = play(scenario())
+    model, others, transport = played(lambda enrolment: Postman(enrolment, repeats=2), 2)
+    assert same_bits(model, reference) and others == rows
+    assert transport.ignored.keys() <= {"repeated", "unasked"} and transport.ignored["repeated"] > 0
+
+
+def test_an_answer_after_its_round_is_ignored_and_counted_and_was_charged_when_it_was_missed() -> None:
+    # 12 queries and 6 messages are the first round; the seventh message is of the second.
+    model, rows, transport = played(lambda enrolment: Postman(enrolment, waits=19, slow=[4]), 2, answer_s=0.5)
+    honest = {(row.round, row.client): row for row in play(scenario())[1]}
+    row = next(row for row in rows if (row.round, row.client) == (0, 4))
+    fault = Fault("failed", "^it did not answer within 0.5 s$")
+    assert (row.macs, row.steps, row.uplink_bytes) == (honest[0, 4].macs, honest[0, 4].steps, 0)
+    assert transport.ignored == {"late": 1}
+    absent, others, _ = play(scenario(), cohort=[[0, 1, 2, 3, 5], list(range(6))])
+    assert_contained(Played(model, rows), Played(absent, others), {(0, 4, 1): fault})
+
+
+def test_an_expired_message_is_no_late_answer() -> None:
+    class Expiring(Postman):
+        def pull_messages(self, names):
+            return [
+                Message(Error(4, "expired"), reply_to=self.request) if self._slow_one(reply) else reply
+                for reply in super().pull_messages(names)
+            ]
+
+        def _push(self, message):
+            train = message.metadata.message_type == "train"
+            if train and self.partition_of[message.metadata.dst_node_id] == 4 and not hasattr(self, "request"):
+                self.request = message
+            return super()._push(message)
+
+        def _slow_one(self, reply):
+            return hasattr(self, "request") and reply.metadata.reply_to_message_id == self.request.metadata.message_id
+
+    _, _, transport = played(lambda enrolment: Expiring(enrolment, waits=19, slow=[4]), 2, answer_s=0.5)
+    assert not transport.ignored
+
+
 def test_a_client_of_which_there_is_no_node_is_named_with_what_it_needs() -> None:
     rows = rows_of(lambda enrolment: FakeGrid(enrolment, absent=[3]), scenario(), join_s=0.3)
     assert rows[3].status == "failed"
@@ -124,13 +200,14 @@ def test_a_message_that_the_superlink_does_not_accept_is_a_failed_attempt() -> N
 
     rows = rows_of(Full, scenario())
     assert (rows[1].status, rows[1].reason) == ("failed", "the SuperLink did not accept the message to it")
+    assert (rows[1].downlink_bytes, rows[1].macs) == (0, 0)
 
 
 def test_a_reply_that_is_none_of_fedapts_is_rejected() -> None:
     behave = {0: lambda message, context: Message(RecordDict(), reply_to=message)}
     rows = rows_of(lambda enrolment: FakeGrid(enrolment, behave), scenario())
     assert rows[0].status == "rejected"
-    assert "the other side is not fedapt's" in rows[0].reason
+    assert "the other side is not fedapt's" in rows[0].reason and rows[0].macs > 0
 
 
 def test_two_nodes_that_are_the_same_client_end_the_run() -> None:
@@ -217,3 +294,22 @@ def test_a_stop_leaves_the_committed_rounds_and_no_process_and_no_file(tmp_path:
     time.sleep(0.5)
     assert processes_of(tmp_path) == []
     assert sorted(path.name for path in tmp_path.iterdir()) == ["runs", "three.yaml"]
+
+
+@pytest.mark.slow
+def test_a_stopped_run_over_the_superlink_is_resumed_to_the_same_bits(tmp_path: Path) -> None:
+    (tmp_path / "flower").mkdir()
+    with started(tmp_path / "flower", 3, "--set", "keep.models=1") as process:
+        path = Path(process.stdout.readline().strip())
+        while not process.stdout.readline().startswith("[1/3]"):
+            assert process.poll() is None, process.stderr.read()
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(60) == 143
+    command = [sys.executable, "-m", "fedapt", "resume", str(path)]
+    resumed = subprocess.run(command, cwd=ROOT, text=True, capture_output=True, timeout=200)
+    assert resumed.returncode == 0 and "Resuming after" in resumed.stdout, resumed.stderr
+    (tmp_path / "inline").mkdir()
+    with started(tmp_path / "inline", 3, "--set", "engine.kind=inline") as process:
+        whole = Path(process.communicate(timeout=200)[0].splitlines()[0])
+    assert (path / "model.safetensors").read_bytes() == (whole / "model.safetensors").read_bytes()
+    assert_frame_equal(read_run(path).ledger, read_run(whole).ledger)

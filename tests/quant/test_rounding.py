@@ -84,7 +84,7 @@ def test_the_noise_is_strictly_between_0_and_1_and_fills_it_evenly(generator):
 
 def test_the_noise_lies_on_multiples_of_two_to_the_minus_24_below_one(generator):
     noise = uniform(100_000, generator).double()
-    assert torch.equal(noise * 2**24, (noise * 2**24).round()) and 0 <= noise.min() and noise.max() < 1
+    assert torch.equal(noise * 2**24, (noise * 2**24).round()) and noise.min() >= 0 and noise.max() < 1
 
 
 def test_an_update_of_a_hundred_thousandth_of_a_code_is_not_lost_on_average(generator):

@@ -1,15 +1,16 @@
 """fedapt.quant.wire: a model as bytes, and every way in which the bytes may be wrong."""
 
+import hashlib
+import io
 import json
 import math
 import pickle
 import random
-import resource
 import struct
 import subprocess
 import sys
-import tracemalloc
-from contextlib import contextmanager, suppress
+import zipfile
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -19,9 +20,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fedapt.errors import DamagedData
+from fedapt.errors import DamagedData, SetupError
 from fedapt.quant import CodedWeight, FloatWeight, Grid, GridOptions
-from fedapt.quant.wire import QuantisedModel, from_bytes, quantise_arrays, to_bytes
+from fedapt.quant.wire import QuantisedModel, digest_of, from_bytes, quantise_arrays, to_bytes
+from tests.quant.forge import allocating_less_than, framed, saved
 
 SHAPES = st.lists(st.integers(1, 4), min_size=1, max_size=4)
 BITS = st.integers(2, 16) | st.just(32)
@@ -53,27 +55,14 @@ def forged(tensors=None, layers=None, **header):
     """Return MESSAGE with some tensors, layers or header fields replaced, or left out where they are None."""
     stored = safetensors.numpy.load(MESSAGE) | (tensors or {})
     shapes = {layer: [bits, *shape] for layer, (bits, shape) in SMALL.items()} | (layers or {})
-    text = json.dumps({"protocol": 1, "layers": {k: v for k, v in shapes.items() if v is not None}} | header)
-    return safetensors.numpy.save({k: v for k, v in stored.items() if v is not None}, metadata={"fedapt": text})
+    inner = {"digest": "0" * 64, "protocol": 2, "layers": {k: v for k, v in shapes.items() if v is not None}} | header
+    return saved({k: v for k, v in stored.items() if v is not None}, json.dumps(inner, separators=(",", ":")))
 
 
-def declaring(tensor):
-    """Return the beginning of a message that declares one tensor."""
-    text = json.dumps({"__metadata__": {"fedapt": '{"protocol":1,"layers":{}}'}, "w": tensor}).encode()
-    return struct.pack("<Q", len(text)) + text
-
-
-@contextmanager
-def allocating_less_than(limit):
-    """Check that Python's memory stays below `limit` bytes, and that the process grows by less than 50 MB."""
-    highest_kb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    tracemalloc.start()
-    try:
-        yield
-        assert tracemalloc.get_traced_memory()[1] < limit
-    finally:
-        tracemalloc.stop()
-    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - highest_kb < 50_000
+def declaring(tensor, body=b""):
+    """Return a message that declares one tensor, with this body."""
+    inner = json.dumps({"digest": "0" * 64, "protocol": 2, "layers": {}}, separators=(",", ":"))
+    return framed(json.dumps({"__metadata__": {"fedapt": inner}, "w": tensor}).encode(), body)
 
 
 def assert_same(one, other):
@@ -182,11 +171,11 @@ JSON = st.recursive(
 
 @given(JSON, JSON)
 def test_a_header_of_any_json_is_read_or_damaged_data(layers, header):
-    text = json.dumps({"protocol": 1, "layers": layers, "header": header})
+    whole = {"digest": "0" * 64, "protocol": 2, "layers": layers, "header": header}
     with suppress(DamagedData):
-        from_bytes(safetensors.numpy.save(safetensors.numpy.load(MESSAGE), metadata={"fedapt": text}))
+        from_bytes(saved(safetensors.numpy.load(MESSAGE), json.dumps(whole, separators=(",", ":"))))
     with suppress(DamagedData):
-        from_bytes(safetensors.numpy.save({}, metadata={"fedapt": json.dumps(header)}))
+        from_bytes(saved({}, json.dumps(header)))
 
 
 SIDES = st.sampled_from([0, 1, 2, 3, -1, 4, 11, 32, 2**31, 2**63, 2**70, 4.0, 1e400, math.nan, "4", None, True])
@@ -206,16 +195,43 @@ def test_a_message_cut_at_any_length_or_with_bytes_appended_is_damaged_data():
             from_bytes(wrong)
 
 
-def test_a_flipped_byte_is_damaged_data_or_a_model_of_finite_numbers():
-    def read(message):
-        with suppress(DamagedData):
-            model, _ = from_bytes(message)
-            assert all(np.isfinite(array).all() for array in model.dequantised().values())
+def flipped(message, place, flip):
+    return message[:place] + bytes([message[place] ^ flip]) + message[place + 1 :]
 
-    rng = random.Random(0)
+
+def test_every_flipped_bit_of_a_small_message_is_detected():
     for place in range(len(MESSAGE)):
-        for flip in (0xFF, 1 << rng.randrange(8), rng.randrange(1, 256)):
-            read(MESSAGE[:place] + bytes([MESSAGE[place] ^ flip]) + MESSAGE[place + 1 :])
+        for flip in (0xFF, *(1 << bit for bit in range(8))):
+            with pytest.raises(DamagedData):
+                from_bytes(flipped(MESSAGE, place, flip))
+
+
+def test_flipped_bytes_anywhere_in_a_large_message_are_detected():
+    message, rng = to_bytes(model_of({"a": (8, (400, 500)), "b": (32, (300, 100))}), {}), random.Random(0)
+    for place in [rng.randrange(len(message)) for _ in range(300)]:
+        with pytest.raises(DamagedData):
+            from_bytes(flipped(message, place, rng.randrange(1, 256)))
+
+
+def test_a_message_that_was_changed_with_care_is_told_by_its_digest():
+    stored = safetensors.numpy.load(MESSAGE)
+    text = json.loads(MESSAGE[8 : 8 + struct.unpack_from("<Q", MESSAGE)[0]])["__metadata__"]["fedapt"]
+    changed = stored | {"norm.bias": stored["norm.bias"] + 1}
+    for wrong in (saved(changed, text), saved(stored, text.replace('"note":1', '"note":2'))):
+        with pytest.raises(DamagedData, match="the message was changed on its way: its digest is another; send it again"):
+            from_bytes(wrong)
+    assert saved(stored, text) == MESSAGE
+
+
+@pytest.mark.parametrize("digest", [None, 0, "", "0" * 63, "f" * 64, [], {}, "\ud800" * 64])
+def test_a_message_without_its_digest_is_refused(digest):
+    with pytest.raises(DamagedData, match="its digest is another"):
+        from_bytes(forged(digest=digest))
+
+
+def test_the_digest_is_the_sha256_of_the_message_with_zeros_in_its_place():
+    digest = digest_of(MESSAGE)
+    assert hashlib.sha256(MESSAGE.replace(digest.encode(), b"0" * 64)).hexdigest() == digest
 
 
 @pytest.mark.parametrize("layer", ["a", "b"])
@@ -224,13 +240,15 @@ def test_a_scale_that_cannot_be_one_is_refused(layer, value):
     count = 1 if layer == "a" else 3
     scale = np.ones(count, np.float32)
     scale[-1] = value
-    with pytest.raises(DamagedData, match=f"{layer}.*(finite|scales must be positive, normal and finite)"):
+    with pytest.raises(
+        DamagedData, match=f"non-finite in {layer}.scale|layer {layer}: scales must be positive, normal and finite"
+    ):
         from_bytes(forged({f"{layer}.scale": scale}))
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -1.0, 0.5, 16.0, 1e30])
 def test_a_zero_that_is_not_a_code_is_refused(value):
-    with pytest.raises(DamagedData, match=r"a.*(finite|zeros must be whole numbers in 0\.\.15)"):
+    with pytest.raises(DamagedData, match=r"non-finite in a\.zero|layer a: zeros must be whole numbers in 0\.\.15"):
         from_bytes(forged({"a.zero": np.array([value], np.float32)}))
 
 
@@ -239,7 +257,7 @@ def test_a_zero_that_is_not_a_code_is_refused(value):
 def test_a_float_that_is_not_finite_is_refused_by_name_with_the_count(name, value):
     values = safetensors.numpy.load(MESSAGE)[name].copy()
     values.flat[-1] = value
-    with pytest.raises(DamagedData, match=f"{name[0]}.*: expected finite float32 numbers, got .* with 1 non-finite"):
+    with pytest.raises(DamagedData, match=rf"^non-finite in {name} \(1 values\)$"):
         from_bytes(forged({name: values}))
 
 
@@ -247,7 +265,7 @@ def test_a_float_that_is_not_finite_is_refused_by_name_with_the_count(name, valu
 def test_another_dtype_is_refused(name):
     values = safetensors.numpy.load(MESSAGE)[name]
     for dtype in (np.float16, np.float64, np.int8, np.uint16, np.uint32, np.uint64, np.int64, np.bool_, np.complex64):
-        with pytest.raises(DamagedData, match=r"expected finite float32 numbers, got|needs uint8 codes"):
+        with pytest.raises(DamagedData, match=rf"^{name}: expected float32 numbers, got|^layer {name[0]}: needs uint8 codes"):
             from_bytes(forged({name: values.astype(dtype)}))
 
 
@@ -256,7 +274,7 @@ def test_another_dtype_is_refused(name):
 )
 def test_dtypes_that_numpy_may_not_know_are_refused(dtype, size):
     with pytest.raises(DamagedData):
-        from_bytes(declaring({"dtype": dtype, "shape": [8], "data_offsets": [0, size]}) + bytes(size))
+        from_bytes(declaring({"dtype": dtype, "shape": [8], "data_offsets": [0, size]}, bytes(size)))
 
 
 @pytest.mark.parametrize("name", ["a.codes", "a.scale", "b.zero", "c.weight"])
@@ -303,10 +321,34 @@ def test_dirty_bits_after_the_last_code_are_refused():
         from_bytes(forged({"b.codes": codes}))
 
 
-@pytest.mark.parametrize("protocol", [0, 2, None, "1", [1]])
-def test_another_protocol_is_refused_in_a_sentence(protocol):
-    with pytest.raises(DamagedData, match=r"the message speaks protocol .*, this side speaks 1: upgrade the older of the two"):
+@pytest.mark.parametrize(("theirs", "server_says", "client_says"), [
+    (3, "client speaks v3, server v2: upgrade the server", "client speaks v2, server v3: upgrade the client"),
+    (1, "client speaks v1, server v2: upgrade the client", "client speaks v2, server v1: upgrade the server"),
+])  # fmt: skip
+def test_another_protocol_is_refused_naming_the_side_to_upgrade(theirs, server_says, client_says):
+    for wrong in (forged(protocol=theirs), forged(protocol=theirs, digest=None)):
+        with pytest.raises(DamagedData, match=f"^{server_says}$"):
+            from_bytes(wrong)
+        with pytest.raises(SetupError, match=f"^{client_says}$") as error:
+            from_bytes(wrong, reader="client")
+        assert error.value.exit_code == 4
+
+
+@pytest.mark.parametrize("protocol", [None, "2", [2], 2.0, True])
+def test_a_protocol_that_is_no_number_is_refused(protocol):
+    with pytest.raises(DamagedData, match=r"the message's protocol is .*, expected a number such as 2"):
         from_bytes(forged(protocol=protocol))
+
+
+def test_a_name_that_occurs_twice_is_refused_by_name():
+    inner = '{"digest":"' + "0" * 64 + '","layers":{},"protocol":2}'
+    tensor = '{"dtype":"F32","shape":[1],"data_offsets":[0,4]}'
+    header = f'{{"__metadata__":{{"fedapt":{json.dumps(inner)}}},"w":{tensor},"w":{tensor}}}'
+    with pytest.raises(DamagedData, match=r"^'w' occurs twice in the message$"):
+        from_bytes(framed(header.encode(), bytes(4)))
+    with pytest.raises(DamagedData, match=r"^'protocol' occurs twice in the message$"):
+        from_bytes(saved({}, inner.replace("{}", '{},"protocol":2')))
+    from_bytes(framed(header.replace(f',"w":{tensor}', "", 1).encode(), bytes(4)))
 
 
 @pytest.mark.parametrize("length", [2**63, 2**64 - 1, 2**40, 10**6])
@@ -340,6 +382,17 @@ def test_a_pickle_is_never_executed(tmp_path):
     np.save(objects, np.array([Canary(tmp_path / "canary")]), allow_pickle=True)
     for wrong in (payload, struct.pack("<Q", len(payload)) + payload, objects.read_bytes(), b"PK\3\4" + payload):
         with pytest.raises(DamagedData, match="the message is not one of fedapt's"):
+            from_bytes(wrong)
+    assert not (tmp_path / "canary").exists()
+
+
+def test_a_zip_bomb_and_a_yaml_tag_are_an_unknown_format(tmp_path):
+    bomb = io.BytesIO()
+    with zipfile.ZipFile(bomb, "w", zipfile.ZIP_DEFLATED) as file:
+        file.writestr("model", bytes(200_000_000))
+    tag = f"!!python/object/apply:pathlib.Path.touch [!!python/object/apply:pathlib.Path ['{tmp_path}/canary']]".encode()
+    for wrong in (bomb.getvalue(), tag, framed(tag), framed(bomb.getvalue()[:1000])):
+        with allocating_less_than(5_000_000), pytest.raises(DamagedData, match="the message is not one of fedapt's"):
             from_bytes(wrong)
     assert not (tmp_path / "canary").exists()
 

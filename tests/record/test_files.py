@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from fedapt.errors import DamagedData
-from fedapt.record.files import append_line, whole_file, write_whole
+from fedapt.record.files import append, whole_file, write_whole
 
 
 @contextmanager
@@ -37,7 +37,7 @@ def test_a_full_disk_keeps_the_old_file_and_says_how_much_was_needed(tmp_path: P
 def test_a_full_disk_is_a_sentence_when_a_line_is_appended(tmp_path: Path) -> None:
     (tmp_path / "rounds.csv").symlink_to("/dev/full")
     with pytest.raises(DamagedData, match=r"rounds\.csv could not be written: the disk is full .* Free some space"):
-        append_line(tmp_path / "rounds.csv", "1,2")
+        append(tmp_path / "rounds.csv", "1,2\n")
 
 
 @pytest.mark.parametrize(

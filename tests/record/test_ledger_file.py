@@ -7,7 +7,7 @@ import pytest
 
 from fedapt.cost.ledger import LedgerRow
 from fedapt.errors import DamagedData
-from fedapt.record.ledger_file import compact, encode, ledger_files, read_batches, read_layers, read_rows
+from fedapt.record.ledger_file import compact, encode, read_batches, read_layers, read_rows
 from tests.report.example import LAYERS, Example
 
 ROWS = Example().rows(3)
@@ -77,12 +77,10 @@ def test_a_ledger_of_another_version_is_refused_with_that_version(tmp_path: Path
 
 
 def test_compaction_keeps_every_row_in_order(tmp_path: Path) -> None:
-    (tmp_path / "ledger").mkdir()
-    for number in range(3):
-        rows = [replace(row, round=number) for row in ROWS]
-        (tmp_path / "ledger" / f"round-{number:05}.parquet").write_bytes(encode(rows, LAYERS))
-    compact(tmp_path, ledger_files(tmp_path, rounds=2), LAYERS)
-    assert ledger_files(tmp_path, rounds=2) == [tmp_path / "ledger.parquet"]
+    parts = [tmp_path / f"{number}.parquet" for number in range(2)]
+    for number, part in enumerate(parts):
+        part.write_bytes(encode([replace(row, round=number) for row in ROWS], LAYERS))
+    compact(tmp_path, parts, LAYERS)
     assert read_rows(tmp_path / "ledger.parquet") == [replace(row, round=number) for number in range(2) for row in ROWS]
 
 

@@ -12,10 +12,11 @@ from pathlib import Path
 import numpy as np
 
 from fedapt.cost.ledger import ClientRecord, LedgerRow, RoundRecord
+from fedapt.environment import environment
 from fedapt.record.totals import Summary, Totals
 from fedapt.report.html import write_report
 from fedapt.report.terminal import Display
-from fedapt.results import RunFolder, environment
+from fedapt.results import RunFolder
 from fedapt.seeding import numpy_stream
 
 LAYERS = ["conv1", "conv2", "dense1", "dense2"]
@@ -118,9 +119,11 @@ class Example:
         scenario = SCENARIO.format(rounds=self.rounds, count=self.count, cohort=self.cohort)
         folder.write_start(f"# {self.odd}\n{scenario}", environment())
         for number in range(self.rounds):
-            folder.commit_round(self.record(number), self.rows(number))
+            folder.commit_round(self.record(number), self.rows(number), {})
         if finish:
             folder.finish({"dense.weight": np.ones((10, 784), np.float32)}, self.clients(), self.summary())
+            if self.rounds:
+                folder.complete()
         return folder.path
 
     def play(self, display: Display, path: Path, pause_s: float = 0.0) -> None:

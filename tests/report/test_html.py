@@ -64,6 +64,7 @@ def test_a_killed_run_has_a_report_of_its_rounds(tmp_path: Path) -> None:
 
 def test_a_stopped_run_says_so(tmp_path: Path) -> None:
     path = Example(rounds=4).write(tmp_path)
+    (path / "manifest.json").unlink()
     scenario = path / "scenario.yaml"
     scenario.write_text(scenario.read_text().replace("rounds: 4", "rounds: 30"))
     assert "This run stopped after 4 of 30 rounds." in write_report(path).read_text()
@@ -77,6 +78,7 @@ def test_a_run_without_a_round_still_has_a_report(tmp_path: Path) -> None:
 @pytest.mark.parametrize("content", ["rounds: [", "version: 1\n", "rounds: many\n", "- 3\n"])
 def test_a_scenario_that_is_none_is_one_sentence(tmp_path: Path, content: str) -> None:
     path = Example(rounds=1).write(tmp_path)
+    (path / "manifest.json").unlink()
     (path / "scenario.yaml").write_text(content)
     with pytest.raises(DamagedData, match=r"scenario\.yaml is not the scenario of a run"):
         write_report(path)

@@ -1,0 +1,227 @@
+"""Admission: what must hold of a reply before its update may reach an aggregate.
+
+Each rule is a function that raises DamagedData with one sentence. A reply that breaks one is rejected as a whole; what the
+client spent is charged all the same.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
+
+import numpy as np
+from pydantic import Field, ValidationError
+
+from fedapt.clients.instructions import EvaluateReport, ReplyTo, TrainReport
+from fedapt.errors import DamagedData
+from fedapt.options import Options
+from fedapt.quant import FLOAT_BITS, CodedWeight
+from fedapt.quant.wire import QuantisedModel, digest_of, from_bytes
+
+if TYPE_CHECKING:
+    from fedapt.grid.visit import Task
+
+LONGEST_REASON = 500
+REPORT_BYTES = 4096
+REPORT_BYTES_A_LAYER = 256
+# The largest float32: what a client computes cannot be larger, and sums over any number of clients stay finite.
+LARGEST_LOSS = float(np.finfo(np.float32).max)
+# Far above any gradient that training survives, and low enough for a running mean to recover from.
+LARGEST_GAVG = 1e12
+# The square of a larger one is no float32 number, and strategies compute distances.
+LARGEST_NORM = 2.0**63
+
+Update = Mapping[str, np.ndarray]
+Model = TypeVar("Model", bound=Options)
+
+
+class Admission(Options):
+    """Which updates may reach the aggregate, beyond those that are not valid, which never do."""
+
+    max_norm: float | None = Field(
+        default=None, gt=0, allow_inf_nan=False, description="largest L2 norm of an update over all weights; null: any"
+    )
+    beyond: Literal["reject", "flag"] = Field(
+        default="reject", description="what happens to a larger one; flag: it counts, and the ledger says so"
+    )
+
+
+def admit_size(message: bytes, reply: bytes, start: QuantisedModel) -> None:
+    """A reply is at most the message with a report instead of the instructions; checked before anything is read."""
+    most = len(message) + REPORT_BYTES + sum(REPORT_BYTES_A_LAYER + 2 * len(layer.encode()) for layer in start.weights)
+    if len(reply) > most:
+        raise DamagedData(f"the reply has {len(reply)} bytes, at most {most} can answer a message of {len(message)}")
+
+
+def admit_origin(task: Task, message: bytes, reply_to: ReplyTo) -> None:
+    """A reply answers the message that was sent to this client in this round of this run."""
+    told = task.instructions
+    if reply_to.client != told.client:
+        raise DamagedData(f"sent by client {reply_to.client} under the name of client {told.client}")
+    if reply_to.round < told.round:
+        raise DamagedData(f"round {reply_to.round} is closed: the reply is late, this is round {told.round}")
+    if reply_to.round > told.round:
+        raise DamagedData(f"the reply is to round {reply_to.round}, and this is round {told.round}")
+    if reply_to.digest != digest_of(message):
+        raise DamagedData(f"the reply is not to the message of this run: it names digest {reply_to.digest[:12]!r}")
+
+
+def admit_samples(task: Task, report: TrainReport) -> None:
+    """A client may have lost samples, not won some: they are its weight in the mean."""
+    if report.samples > task.samples:
+        raise DamagedData(f"reports {report.samples} samples, and {task.samples} are registered")
+
+
+def admit_batches(task: Task, report: TrainReport) -> None:
+    """A client trains at most on what it was told to."""
+    told = task.instructions
+    planned = told.batches(task.samples)
+    for size, count in report.batches.items():
+        if not 1 <= size <= told.batch or count < 1:
+            raise DamagedData(f"reports {count} batches of {size} samples, asked for were batches of up to {told.batch}")
+    steps, most_steps = sum(report.batches.values()), sum(planned.values())
+    if steps > most_steps:
+        raise DamagedData(f"reports {steps} steps, at most {most_steps} were asked for")
+    seen, most_seen = (sum(size * count for size, count in batches.items()) for batches in (report.batches, planned))
+    if seen > most_seen:
+        raise DamagedData(f"reports training on {seen} samples, at most {most_seen} were asked for")
+
+
+def admit_loss(task: Task, report: TrainReport) -> None:
+    """A loss is a number that float32 can hold, and there is one if there was a step."""
+    if report.train_loss is None:
+        if report.batches:
+            raise DamagedData(f"reports {sum(report.batches.values())} steps and no train_loss")
+    elif abs(report.train_loss) > LARGEST_LOSS:
+        raise DamagedData(f"reports a train_loss of {report.train_loss:g}, at most {LARGEST_LOSS:.3g} is possible")
+
+
+def admit_statistics(task: Task, report: TrainReport) -> None:
+    """Statistics are of the coded layers that were sent, and small enough not to spoil the wish of all clients."""
+    for name, layer in report.layers.items():
+        if task.bits.get(name, FLOAT_BITS) == FLOAT_BITS:
+            raise DamagedData(f"reports on a coded layer {name}, of which the model has none")
+        if layer.gavg > LARGEST_GAVG:
+            raise DamagedData(f"reports a gavg of {layer.gavg:g} in {name}, at most {LARGEST_GAVG:g} is plausible: lower lr")
+
+
+def admit_names(start: QuantisedModel, end: QuantisedModel) -> None:
+    """The same tensors come back."""
+    for sent, back in ((set(start.weights), set(end.weights)), (set(start.floats), set(end.floats))):
+        if missing := sorted(sent - back):
+            raise DamagedData(f"{missing[0]} is missing from the reply")
+        if extra := sorted(back - sent):
+            raise DamagedData(f"{extra[0]} came back, and the model has none of that name")
+
+
+def admit_bits(start: QuantisedModel, end: QuantisedModel) -> None:
+    """The codes are as wide as they were."""
+    for name, weight in start.weights.items():
+        if end.weights[name].bits != weight.bits:
+            raise DamagedData(f"{name}: sent at {weight.bits} bits, came back at {end.weights[name].bits}")
+
+
+def admit_shapes(start: QuantisedModel, end: QuantisedModel) -> None:
+    """Nothing is left to broadcasting."""
+    pairs = {f"{name}.weight": (weight.shape, end.weights[name].shape) for name, weight in start.weights.items()}
+    pairs |= {name: (values.shape, end.floats[name].shape) for name, values in start.floats.items()}
+    for name, weight in start.weights.items():
+        back = end.weights[name]
+        if isinstance(weight, CodedWeight) and isinstance(back, CodedWeight):
+            pairs[f"{name}.scale"] = weight.grid.scale.shape, back.grid.scale.shape
+    for name, (sent, came) in pairs.items():
+        if sent != came:
+            raise DamagedData(f"{name}: expected shape {tuple(sent)}, got {tuple(came)}")
+
+
+def admit_norm(task: Task, norm: float) -> None:
+    """An update is of a size that can be computed with, and that the scenario allows."""
+    if not norm <= LARGEST_NORM:
+        raise DamagedData(f"the update's norm is {norm:.3g}, beyond {LARGEST_NORM:.3g}: training diverged; lower lr")
+    if task.admission.beyond == "reject" and (reason := _too_large(task.admission, norm)):
+        raise DamagedData(reason)
+
+
+TRAIN_RULES = (admit_samples, admit_batches, admit_loss, admit_statistics)
+MODEL_RULES = (admit_names, admit_bits, admit_shapes)
+
+
+def admit_evaluation(task: Task, report: EvaluateReport) -> None:
+    """An evaluation is of the samples that the client holds back."""
+    if report.samples > task.held_out:
+        raise DamagedData(f"reports {report.samples} evaluated samples, and {task.held_out} are registered")
+    if report.correct > report.samples:
+        raise DamagedData(f"reports {report.correct} correct answers of {report.samples}")
+    if abs(report.loss) > LARGEST_LOSS:
+        raise DamagedData(f"reports a loss of {report.loss:g}, at most {LARGEST_LOSS:.3g} is possible")
+
+
+def open_reply(task: Task, start: QuantisedModel, message: bytes, reply: bytes) -> tuple[QuantisedModel, Any]:
+    """Decode a reply of a possible size that answers the message; return its model and its report, which is not checked yet."""
+    admit_size(message, reply, start)
+    end, header = from_bytes(reply)
+    admit_origin(task, message, read(ReplyTo, "reply_to", header.get("reply_to")))
+    return end, header.get("report")
+
+
+def admit_report(task: Task, data: Any) -> TrainReport | EvaluateReport:
+    """Return the report, if it is possible for what the client was told."""
+    if task.kind == "evaluate":
+        evaluated = read(EvaluateReport, "report", data)
+        admit_evaluation(task, evaluated)
+        return evaluated
+    report = read(TrainReport, "report", data)
+    for rule in TRAIN_RULES:
+        rule(task, report)
+    return report
+
+
+def admit_update(task: Task, start: QuantisedModel, end: QuantisedModel) -> tuple[dict[str, np.ndarray], str]:
+    """Return the update, dequantised end minus dequantised start by parameter name, and what is remarkable about it, or ""."""
+    for rule in MODEL_RULES:
+        rule(start, end)
+    before, after = start.dequantised(), end.dequantised()
+    with np.errstate(over="ignore"):
+        update = {name: values - before[name] for name, values in after.items()}
+    norm = norm_of(update)
+    admit_norm(task, norm)
+    return update, _too_large(task.admission, norm)
+
+
+def norm_of(update: Update) -> float:
+    """Return the L2 norm over all arrays."""
+    wide = (values.ravel().astype(np.float64) for values in update.values())
+    return math.sqrt(sum(float(values @ values) for values in wide))
+
+
+def _too_large(admission: Admission, norm: float) -> str:
+    if admission.max_norm is None or norm <= admission.max_norm:
+        return ""
+    return f"the update's norm is {norm:.4g}, beyond admission.max_norm {admission.max_norm:g}"
+
+
+def one_line(text: str) -> str:
+    """Return what came from a client as one line that is safe in terminals, logs and ledgers."""
+    line = "".join(letter if letter.isprintable() else " " for letter in text[:LONGEST_REASON])
+    return line if len(text) <= LONGEST_REASON else f"{line[:-3]}..."
+
+
+def read(model: type[Model], name: str, data: Any) -> Model:
+    """Read a block of a header; raises DamagedData with the place of the first thing that is wrong."""
+    try:
+        return model.model_validate_json(json.dumps(data))
+    except RecursionError:
+        raise DamagedData(f"{name} is nested too deeply") from None
+    except ValidationError as error:
+        first = error.errors(include_input=False, include_url=False)[0]
+        place = ".".join(map(str, (name, *first["loc"])))
+        raise DamagedData(_FAULTS.get(first["type"], "{place}: {msg}").format(place=place, msg=first["msg"])) from None
+
+
+_FAULTS = {
+    "finite_number": "non-finite in {place}",
+    "missing": "{place} is missing",
+    "extra_forbidden": "{place} is no part of a report",
+}

@@ -1,0 +1,82 @@
+"""What the next round needs of the rounds before it, besides their ledgers, as two files: `state.json` and `state.safetensors`.
+
+Random positions are not among it: every stream is keyed by its round.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from fedapt.clients.instructions import EvaluateReport
+from fedapt.errors import DamagedData
+from fedapt.grid.wishes import Wish
+from fedapt.record.plain import pack, unpack
+
+PARTS = {"model", "strategy", "obstacle", "wishes", "scores"}
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """model: float32 arrays by parameter name; strategy: its plain data, or None and in `obstacle` why it has no such data."""
+
+    model: Mapping[str, np.ndarray]
+    strategy: Mapping[str, Any] | None
+    obstacle: str
+    wishes: Mapping[str, Wish]
+    scores: Mapping[int, EvaluateReport]
+
+    def files(self) -> dict[str, bytes]:
+        """Return the contents of both files by name."""
+        state = {
+            "model": dict(self.model),
+            "strategy": self.strategy,
+            "obstacle": self.obstacle,
+            "wishes": {key: {"bits": wish.bits, "gavg": wish.gavg} for key, wish in self.wishes.items()},
+            "scores": {client: score.model_dump() for client, score in self.scores.items()},
+        }
+        from safetensors.numpy import save
+
+        arrays: dict[str, np.ndarray] = {}
+        packed = {name: pack(part, arrays, name) for name, part in state.items()}
+        return {"state.json": json.dumps(packed, allow_nan=False).encode(), "state.safetensors": save(arrays)}
+
+    @classmethod
+    def from_files(cls, files: Mapping[str, bytes]) -> Checkpoint:
+        """Read what `files` returned; raises DamagedData for anything else."""
+        from safetensors import SafetensorError
+        from safetensors.numpy import load
+
+        try:
+            state = unpack(json.loads(files["state.json"]), load(files["state.safetensors"]))
+            if state.keys() != PARTS:
+                raise ValueError(f"it has the parts {', '.join(state)}")
+            _check(state)
+            wishes = {key: Wish(wish["bits"], wish["gavg"]) for key, wish in state["wishes"].items()}
+            scores = {client: EvaluateReport.model_validate(score) for client, score in state["scores"].items()}
+            return cls(state["model"], state["strategy"], state["obstacle"], wishes, scores)
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError, SafetensorError) as error:
+            reason = next(iter(str(error).splitlines()), "")
+            raise DamagedData(f"the state of a round cannot be read ({type(error).__name__}: {reason})") from None
+
+
+def _check(state: Mapping[str, Any]) -> None:
+    """Check that the parts are what they are called, whoever wrote them; raises ValueError, TypeError or AttributeError."""
+    for name, values in state["model"].items():
+        if not isinstance(values, np.ndarray) or values.dtype != np.float32 or not np.isfinite(values).all():
+            raise ValueError(f"{name} of its model is not an array of finite float32 numbers")
+    # They become attributes of the strategy: none of those with which Python itself works.
+    if odd := [name for name in state["strategy"] or {} if not isinstance(name, str) or name.startswith("__")]:
+        raise ValueError(f"a strategy cannot remember {odd[0]!r}")
+    if not isinstance(state["strategy"], dict | None) or not isinstance(state["obstacle"], str):
+        raise ValueError("its strategy or its obstacle is of another type")
+    for wish in state["wishes"].values():
+        if not all(type(bits) is int for bits in wish["bits"].values()) or not all(map(math.isfinite, wish["gavg"].values())):
+            raise ValueError("a wish is not of whole bits and finite Gavg")
+    if not all(type(client) is int for client in state["scores"]):
+        raise ValueError("a score is of no client")

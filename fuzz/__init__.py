@@ -1,0 +1,1 @@
+"""Fuzzing of everything that reads bytes from elsewhere: each module but `harness` and `messages` is a command; see README.md."""

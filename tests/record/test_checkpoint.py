@@ -1,0 +1,55 @@
+import json
+
+import numpy as np
+import pytest
+
+from fedapt.clients.instructions import EvaluateReport
+from fedapt.errors import DamagedData
+from fedapt.grid.wishes import Wish
+from fedapt.record.checkpoint import Checkpoint
+
+STATE = Checkpoint(
+    {"conv1.weight": np.array([[1.5, -0.0]], np.float32)},
+    {"m_t": {"conv1.weight": np.array([1e-300])}, "round": 3},
+    "",
+    {'{"kind":"apt"}#7': Wish({"conv1": 6}, {"conv1": 0.1 + 0.2})},
+    {7: EvaluateReport(samples=3, correct=2, loss=0.1)},
+)
+
+
+def test_a_checkpoint_comes_back_to_the_last_bit() -> None:
+    back = Checkpoint.from_files(STATE.files())
+    assert back.model["conv1.weight"].tobytes() == STATE.model["conv1.weight"].tobytes()
+    assert back.strategy["m_t"]["conv1.weight"].tolist() == [1e-300] and back.strategy["round"] == 3
+    assert (back.wishes, back.scores) == (STATE.wishes, STATE.scores)
+
+
+def test_its_bytes_are_those_of_its_values() -> None:
+    assert STATE.files() == Checkpoint.from_files(STATE.files()).files()
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("state.json", b""),
+        ("state.json", b"[]"),
+        ("state.json", b"{}"),
+        ("state.json", b"[" * 100_000),
+        ("state.json", b'{"model": {"$": "os.system"}}'),
+        ("state.json", b'{"model": {"$": "array", "name": "nowhere"}}'),
+        ("state.safetensors", b""),
+        ("state.safetensors", bytes(8)),
+        ("state.safetensors", b"\x80\x04\x95 a pickle"),
+    ],
+)
+def test_anything_else_is_one_sentence(name: str, content: bytes) -> None:
+    with pytest.raises(DamagedData, match=r"^the state of a round cannot be read \(.*\)$"):
+        Checkpoint.from_files(STATE.files() | {name: content})
+
+
+def test_a_score_that_no_client_can_report_is_refused() -> None:
+    files = STATE.files()
+    text = json.loads(files["state.json"])
+    text["scores"]["items"][0][1]["correct"] = -1
+    with pytest.raises(DamagedData):
+        Checkpoint.from_files(files | {"state.json": json.dumps(text).encode()})

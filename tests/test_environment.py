@@ -1,0 +1,27 @@
+import sys
+
+import torch
+
+from fedapt.environment import differences, environment
+
+
+def test_the_environment_says_what_bits_depend_on(monkeypatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["/opt/bin/fedapt", "run", "my scenario.yaml"])
+    found = environment()
+    assert found["command"] == "fedapt run 'my scenario.yaml'"
+    assert found["threads"] == torch.get_num_threads()
+    assert {"fedapt", "torch", "flwr", "ray", "numpy", "python", "cpu", "cpu_capability", "platform"} <= found.keys()
+
+
+def test_what_may_change_bits_is_named_and_nothing_else() -> None:
+    before = environment("rounds: 1\n")
+    assert differences(before, before | {"cpus": 99, "command": "x", "platform": "y"}) == []
+    assert differences(before, before | {"torch": "9", "threads": 7}) == [
+        f"torch was {before['torch']}, is 9",
+        f"threads was {before['threads']}, is 7",
+    ]
+    assert differences(before, environment("rounds: 2\n")) == ["scenario.yaml was edited"]
+
+
+def test_an_environment_without_versions_differs_in_all_of_them() -> None:
+    assert len(differences({}, environment())) == 7
