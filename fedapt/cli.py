@@ -82,7 +82,7 @@ def resume(
 ) -> None:
     """Go on with a run that was stopped, failed or killed; it ends with the bits of one that was never interrupted."""
     from fedapt.report.terminal import Display
-    from fedapt.run import resume as resume_run
+    from fedapt.resuming import resume as resume_run
     from fedapt.stopping import Stopper
 
     with Stopper() as stopper, Display() as display:

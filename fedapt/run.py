@@ -22,7 +22,7 @@ from fedapt.data import load
 from fedapt.deploy.local_superlink import run_on_superlink
 from fedapt.engines import open_transport
 from fedapt.enrolment import Enrolment, enrol
-from fedapt.environment import differences, environment, mark_inexact
+from fedapt.environment import environment
 from fedapt.errors import CannotResume, FedaptError, RunFailed
 from fedapt.evaluation import UNKNOWN, Evaluator
 from fedapt.grid.gateway import Gateway, Transport
@@ -31,18 +31,16 @@ from fedapt.narrator import Narrator
 from fedapt.quant.skeleton import float_arrays
 from fedapt.quorum import Quorum
 from fedapt.record.checkpoint import Checkpoint
-from fedapt.record.commits import check
 from fedapt.record.crash_points import CrashPoint, crash_point
 from fedapt.record.lock import in_use
 from fedapt.record.plain import NotPlain
 from fedapt.record.standings import Standings
 from fedapt.record.strategy_state import restore, state_of
-from fedapt.record.tables import read_json, readable
 from fedapt.record.totals import Totals, in_order, round_record
 from fedapt.report.html import write_report
 from fedapt.report.terminal import Display
-from fedapt.results import RunFolder, require_run
-from fedapt.scenario import Scenario, dump_scenario, load_scenario
+from fedapt.results import RunFolder
+from fedapt.scenario import Scenario, dump_scenario
 from fedapt.seeding import numpy_stream
 from fedapt.stopping import Stopper
 
@@ -61,56 +59,11 @@ def run(scenario: Scenario, root: Path, display: Display, stopper: Stopper, tran
         torch.set_num_threads(scenario.engine.threads)
         text = dump_scenario(scenario)
         folder.write_start(text, environment(text))
-        _play(scenario, folder, display, stopper, transport)
+        play(scenario, folder, display, stopper, transport)
     return folder.path
 
 
-def resume(
-    path: Path, display: Display, stopper: Stopper, *, allow_inexact: bool = False, transport: Transport | None = None
-) -> Path:
-    """Go on with a run from its newest whole round, to the bits of a run that was never interrupted.
-
-    allow_inexact: go on although versions, threads, the CPU or the scenario are not what they were, and mark the run so.
-    Raises CannotResume if they are not, SetupError if another process has the run, DamagedData if no round can be gone on from.
-    """
-    require_run(path)
-    folder = RunFolder(path)
-    if folder.is_complete:
-        check(path)
-        if folder.commits.path.exists() or any(path.glob(".*")):
-            with in_use(path):
-                folder.commits.remove()
-        display.message(f"{path}: all rounds of this run are played and its files are whole; there is nothing to resume.")
-        return path
-    scenario, changed = _scenario_of(path, allow_inexact)
-    if scenario.engine.kind == "superlink" and transport is None:
-        return run_on_superlink(scenario, path.parent, display, resumed=path, allow_inexact=allow_inexact)
-    with in_use(path):
-        if changed:
-            display.warning(f"this run will not end with the same bits: {'; '.join(changed)}")
-            mark_inexact(path, changed)
-        _play(scenario, folder, display, stopper, transport, resumed=True)
-    return path
-
-
-def _scenario_of(path: Path, allow_inexact: bool) -> tuple[Scenario, list[str]]:
-    """Return a run's scenario, and in what this process differs from the one that began it; sets torch's threads."""
-    before = read_json(path / "environment.json", ())
-    with readable(path / "scenario.yaml") as file:
-        text = file.read_bytes().decode()
-    edited = environment(text)["scenario_sha256"] != before.get("scenario_sha256")
-    if not edited or allow_inexact:
-        scenario = load_scenario(str(path / "scenario.yaml"))
-        torch.set_num_threads(scenario.engine.threads)
-    changed = differences(before, environment(text))
-    if changed and not allow_inexact:
-        raise CannotResume(
-            f"{path} cannot go on to the same bits: {'; '.join(changed)}. With --allow-inexact it goes on all the same."
-        )
-    return scenario, changed
-
-
-def _play(
+def play(
     scenario: Scenario,
     folder: RunFolder,
     display: Display,
@@ -119,6 +72,7 @@ def _play(
     *,
     resumed: bool = False,
 ) -> None:
+    """Play a run into its folder, from the first round or from where its commits end."""
     with Narrator(display, folder.path / "run.log") as narrator:
         narrator.begin(folder.path, scenario)
         state, problem = folder.recover() if resumed else (None, "")

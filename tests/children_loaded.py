@@ -10,4 +10,5 @@ import pyarrow.parquet  # noqa: F401
 import sklearn.datasets  # noqa: F401
 
 import fedapt.report.plots
+import fedapt.resuming
 import fedapt.run  # noqa: F401

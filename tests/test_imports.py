@@ -16,7 +16,7 @@ LEVELS: tuple[set[str], ...] = (
     {"clients", "strategies", "data", "models", "scenarios"},
     {"grid", "admission"},
     set(),  # scenario, results and what they are made of: every module that no other level names
-    {"report", "run", "narrator", "engines", "deploy", "cli", "__main__"},
+    {"report", "run", "resuming", "narrator", "engines", "deploy", "cli", "__main__"},
 )
 PARTS = sorted(path.stem for path in PACKAGE.iterdir() if path.suffix == ".py" or (path / "__init__.py").exists())
 

@@ -27,7 +27,8 @@ from fedapt.grid.superlink import SuperLink
 from fedapt.grid.workshop import Workshop
 from fedapt.report.relay import Relay
 from fedapt.report.terminal import Display
-from fedapt.run import resume, run
+from fedapt.resuming import resume
+from fedapt.run import run
 from fedapt.scenario import load_scenario
 from fedapt.stopping import Stopper
 

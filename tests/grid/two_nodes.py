@@ -25,7 +25,8 @@ from fedapt.errors import RunFailed
 from fedapt.grid.ray_pool import RayPool
 from fedapt.report.terminal import Display
 from fedapt.results import read_run
-from fedapt.run import resume, run
+from fedapt.resuming import resume
+from fedapt.run import run
 from fedapt.stopping import Stopper
 from tests.grid.accident import Slow
 from tests.grid.conftest import same_bits, scenario
