@@ -130,3 +130,15 @@ def test_a_strategy_that_fails_is_named_and_the_committed_rounds_stay(kind, tmp_
         go(wanted, tmp_path)
     (folder,) = tmp_path.iterdir()
     assert len(read_run(folder).rounds) == 1 and (folder / "report.html").exists()
+
+
+def test_a_clock_that_jumps_changes_no_duration_and_no_result(finished, tmp_path, monkeypatch):
+    import time
+
+    path, _ = finished
+    hours = iter(range(0, -10_000_000, -3600))
+    monkeypatch.setattr(time, "time", lambda: 1.8e9 + next(hours))
+    again, _ = go(load_scenario(str(path / "scenario.yaml")), tmp_path)
+    rounds = read_run(again).rounds
+    assert (rounds["wall_s"] > 0).all() and (rounds["wall_s"] < 60).all()
+    assert (again / "model.safetensors").read_bytes() == (path / "model.safetensors").read_bytes()
