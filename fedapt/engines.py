@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import os
-
 from fedapt.enrolment import Enrolment
+from fedapt.environment import usable_cores
 from fedapt.errors import SetupError
 from fedapt.grid.gateway import Transport
 from fedapt.grid.inline import Inline
@@ -21,7 +20,7 @@ def open_transport(engine: Engine, enrolment: Enrolment) -> Transport:
         raise SetupError(
             f"engine.kind ray needs Ray ({error}): pip install 'fedapt[sim]', or set engine.kind to inline"
         ) from None
-    workers = len(os.sched_getaffinity(0)) if engine.workers == "auto" else engine.workers
+    workers = usable_cores() if engine.workers == "auto" else engine.workers
     return RayPool(
         enrolment.workshop,
         workers,

@@ -51,6 +51,11 @@ def mark_inexact(run: Path, changed: Sequence[str]) -> None:
     write_whole(path, as_json(began | {"inexact": [*dict.fromkeys([*began.get("inexact", []), *changed])]}))
 
 
+def usable_cores() -> int:
+    """Return how many cores this process may use; only Linux knows of fewer than the machine has."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def _version(package: str) -> str | None:
     if package == "fedapt":
         return __version__

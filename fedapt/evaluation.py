@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from typing import NamedTuple
 
@@ -11,6 +10,7 @@ import torch
 import torch.nn.functional as F
 
 from fedapt.data import Examples
+from fedapt.environment import usable_cores
 from fedapt.models import build
 
 BATCH = 500
@@ -37,7 +37,7 @@ class Evaluator:
         """Evaluate the model with these weights by parameter name."""
         self._model.load_state_dict({name: torch.from_numpy(values) for name, values in arrays.items()}, strict=False)
         correct, loss, count = 0, 0.0, len(self._test.labels)
-        torch.set_num_threads(len(os.sched_getaffinity(0)))
+        torch.set_num_threads(usable_cores())
         try:
             with torch.no_grad():
                 for first in range(0, count, BATCH):
