@@ -86,4 +86,4 @@ class Narrator:
         self.display.client_done()
         if outcome.status != "ok":
             what = f"client {outcome.client}, attempt {outcome.attempt}, {outcome.status}: {outcome.reason}"
-            self._log.warning("%s\n%s", what, outcome.log)
+            self._log.warning("%s%s", what, f"\n{outcome.log}" if outcome.log else "")

@@ -159,16 +159,13 @@ class Totals:
         self._causes: dict[tuple[str, str], Counter[int]] = {}
         self._tables = dict.fromkeys(TABLES, 0.0)
         self._sources: dict[str, Counter[str]] = {cost: Counter() for cost in COSTS}
-        self._simulated_time_s = 0.0
 
     def add(self, rows: Iterable[LedgerRow]) -> None:
         """Add all rows of one round, in any order."""
-        waited_s: defaultdict[int, float] = defaultdict(float)
         for row in in_order(rows):
             self._all.add(row)
             self._groups.setdefault(row.group, _Sums(row.profile)).add(row)
             self._statuses[row.status] += 1
-            waited_s[row.client] += row.time_s
             if row.status != "ok":
                 self._causes.setdefault((row.status, row.reason), Counter())[row.client] += 1
             for table in TABLES:
@@ -176,7 +173,6 @@ class Totals:
             for cost, figure in COSTS.items():
                 if getattr(row, figure):
                     self._sources[cost][getattr(row, f"{cost}_source")] += 1
-        self._simulated_time_s += max(waited_s.values(), default=0.0)
 
     def summarise(self, rounds: Sequence[RoundRecord], clients: Sequence[ClientRecord]) -> Summary:
         """Put the sums, the rounds and the clients' final accuracies together."""
@@ -196,7 +192,7 @@ class Totals:
             causes=self._sorted_causes(),
             energy_tables_j=dict(self._tables),
             sources={cost: dict(sorted(counts.items())) for cost, counts in self._sources.items()},
-            simulated_time_s=self._simulated_time_s,
+            simulated_time_s=sum(record.time_s for record in rounds),
             wall_s=sum(record.wall_s for record in rounds),
         )
 
@@ -255,7 +251,10 @@ def round_record(
     """
     ok = [row for row in rows if row.status == "ok"]
     samples = sum(row.samples for row in ok)
-    slowest_s = max((row.time_s for row in rows), default=0.0)
+    worked_s: defaultdict[int, float] = defaultdict(float)
+    for row in rows:
+        worked_s[row.client] += row.time_s
+    slowest_s = max(worked_s.values(), default=0.0)
     return RoundRecord(
         round=number,
         accuracy=accuracy,

@@ -3,7 +3,7 @@ from dataclasses import replace
 import pytest
 
 from fedapt.cost.ledger import ClientRecord, LedgerRow, RoundRecord
-from fedapt.record.totals import Cause, Totals, in_order
+from fedapt.record.totals import Cause, Totals, in_order, round_record
 
 ROW = LedgerRow(
     0, 0, 1, "pi", "raspberry-pi-4", "ok", mean_bits=6.0, energy_j=2.0, time_s=3.0, downlink_bytes=100, memory_bytes=7
@@ -33,11 +33,12 @@ def test_failed_attempts_are_charged_but_do_not_count_as_updates() -> None:
     assert summary.statuses == {"failed": 1, "ok": 1}
 
 
-def test_the_federation_waits_for_the_slowest_client_of_each_round() -> None:
-    totals = Totals()
-    totals.add([ROW, replace(ROW, attempt=2, time_s=4.0), replace(ROW, client=1, time_s=5.0)])
-    totals.add([replace(ROW, round=1, time_s=1.5)])
-    assert totals.summarise([RECORD], ()).simulated_time_s == (3.0 + 4.0) + 1.5
+def test_the_federation_waits_for_the_slowest_client_of_each_round_but_not_beyond_the_deadline() -> None:
+    rows = [ROW, replace(ROW, attempt=2, time_s=4.0), replace(ROW, client=1, time_s=5.0)]
+    free = round_record(0, rows, 0.5, 1.0, {}, 2, 0.1)
+    held = round_record(1, rows, 0.5, 1.0, {}, 2, 0.1, deadline_s=1.5)
+    assert (free.time_s, held.time_s) == (3.0 + 4.0, 1.5)
+    assert Totals().summarise([free, held], ()).simulated_time_s == 7.0 + 1.5
 
 
 def test_causes_are_counted_and_name_their_clients() -> None:
