@@ -48,7 +48,7 @@ def pack(value: Any, arrays: dict[str, np.ndarray], place: str) -> Any:
 
 
 def unpack(value: Any, arrays: Mapping[str, np.ndarray]) -> Any:
-    """Return what was packed, with arrays that may be written to; raises ValueError or KeyError for anything else."""
+    """Return what was packed, with arrays that may be written to; raises ValueError, KeyError or TypeError for anything else."""
     if isinstance(value, list):
         return [unpack(item, arrays) for item in value]
     if not isinstance(value, dict):

@@ -90,4 +90,12 @@ def test_what_is_not_plain_is_named_with_its_place(value: object, sentence: str)
 @given(st.sampled_from(["float", "tuple", "dict", "record", "array", "number", "os.system"]), VALUES)
 def test_a_tagged_value_of_anything_is_plain_data_or_refused(tag: str, value: object) -> None:
     with suppress(ValueError, KeyError, TypeError):
-        unpack(json.loads(json.dumps({"$": tag, "items": value, "value": value, "name": value})), {})
+        assert plain(unpack(json.loads(json.dumps({"$": tag, "items": value, "value": value, "name": value})), {}))
+
+
+def plain(value: object) -> bool:
+    if isinstance(value, (dict, ArrayRecord)):
+        return all(plain(key) and plain(item) for key, item in value.items())
+    if isinstance(value, (list, tuple)):
+        return all(plain(item) for item in value)
+    return value is None or type(value) in (bool, int, float, str, Array)
