@@ -18,6 +18,7 @@ from torch import Tensor
 
 from fedapt.clients.continual.memory import Continual
 from fedapt.clients.instructions import EvaluateReport, Instructions, LayerReport, ReplyTo, TrainReport, read_instructions
+from fedapt.clients.rooms import report_room
 from fedapt.clients.samples.filter import Filter
 from fedapt.data.examples import Examples
 from fedapt.errors import RunFailed
@@ -51,7 +52,8 @@ class Client:
         """Train the model in the message as its instructions say; return the trained codes with a report."""
         model, header = from_bytes(message, reader="client")
         instructions = read_instructions(header)
-        self.skeleton.load(model)
+        self.skeleton.load(model, copies=instructions.copies, grid=instructions.grid)
+        self.skeleton.freeze(instructions.frozen)
         self.skeleton.model.train()
         key = (instructions.seed, instructions.round, instructions.client)
         generator = torch_stream(key[0], "rounding", *key[1:])
@@ -89,7 +91,7 @@ class Client:
         """Evaluate the model in the message, at the bits it came in, on the held-out samples; return a report and no model."""
         model, header = from_bytes(message, reader="client")
         instructions = read_instructions(header)
-        self.skeleton.load(model)
+        self.skeleton.load(model, copies=instructions.copies, grid=instructions.grid)
         self.skeleton.model.eval()
         correct, loss = 0, 0.0
         with torch.no_grad():
@@ -142,4 +144,5 @@ def _check_finite(model: QuantisedModel) -> None:
 
 def _reply(model: QuantisedModel, report: TrainReport | EvaluateReport, told: Instructions, message: bytes) -> bytes:
     reply_to = ReplyTo(round=told.round, client=told.client, digest=digest_of(message))
-    return to_bytes(model, {"report": report.model_dump(mode="json"), "reply_to": reply_to.model_dump()})
+    room = report_room(model.weights)
+    return to_bytes(model, {"report": report.model_dump(mode="json"), "reply_to": reply_to.model_dump()}, room)

@@ -128,7 +128,10 @@ def slowed(profile: Profile, factor: float) -> Profile:
     if factor == 1:
         return profile
     rates = {name: getattr(profile, name) for name in DEVICE_RATES}
-    return profile.model_copy(update={name: Rate(value=rate.value / factor, source=rate.source) for name, rate in rates.items()})
+    update: dict[str, object] = {name: Rate(value=rate.value / factor, source=rate.source) for name, rate in rates.items()}
+    if profile.calibration is not None:
+        update["calibration"] = profile.calibration.slower(factor)
+    return profile.model_copy(update=update)
 
 
 def _spoilt(model: QuantisedModel) -> QuantisedModel:

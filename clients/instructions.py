@@ -12,7 +12,7 @@ from pydantic import Field, FiniteFloat, ValidationError
 
 from fedapt.errors import DamagedData
 from fedapt.options import Options
-from fedapt.quant import GridOptions, Rounding
+from fedapt.quant import HIGHEST_BITS, LOWEST_BITS, GridOptions, Rounding
 
 Share = Annotated[FiniteFloat, Field(ge=0, le=1)]
 # Python's numbers have no end, and one of more than 4300 digits cannot even be written into a sentence.
@@ -21,7 +21,10 @@ Count = Annotated[int, Field(ge=0, lt=2**63)]
 
 
 class Instructions(Options):
-    """One client's work in one round; `seed`, `round` and `client` key its random streams."""
+    """One client's work in one round; `seed`, `round` and `client` key its random streams.
+
+    copies: bits of the copy that is computed with, for layers that keep a float master; frozen: modules that are not trained.
+    """
 
     seed: int
     round: int = Field(ge=0)
@@ -32,6 +35,8 @@ class Instructions(Options):
     rounding: Rounding
     grid: GridOptions
     proximal_mu: FiniteFloat = Field(default=0.0, ge=0)
+    copies: dict[str, Annotated[int, Field(ge=LOWEST_BITS, le=HIGHEST_BITS)]] = Field(default_factory=dict)
+    frozen: list[str] = Field(default_factory=list)
 
     def batches(self, samples: int) -> dict[int, int]:
         """Return the sizes of the batches that a client with so many samples trains on, by size and how many of them."""

@@ -99,6 +99,27 @@ def schema() -> None:
     print(json.dumps(scenario_schema(), indent=2))
 
 
+@app.command(
+    epilog="Examples: [bold]fedapt profile[/]  ·  [bold]fedapt profile -o desk.yaml --calibrate[/], then in a scenario"
+    " [bold]profile: ./desk.yaml[/]"
+)
+def profile(
+    output: Annotated[Path, typer.Option("--output", "-o", help="The profile to write; its name is the file's.")] = Path(
+        "this-machine.yaml"
+    ),
+    calibrate: Annotated[
+        bool, typer.Option("--calibrate", help="Time small networks too, so that predicted times are this machine's own.")
+    ] = False,
+    quick: Annotated[bool, typer.Option("--quick", help="Measure in seconds, less exactly.")] = False,
+    threads: Annotated[int, typer.Option("--threads", min=1, help="Threads to compute on, as clients will.")] = 1,
+    force: Annotated[bool, typer.Option("--force", help="Replace a file that is there.")] = False,
+) -> None:
+    """Measure this machine, and write a profile that clients of a scenario can have."""
+    from fedapt.report.profiling import profile_machine
+
+    profile_machine(output, calibrate=calibrate, quick=quick, threads=threads, force=force)
+
+
 @app.command(epilog="Example: [bold]fedapt report runs/noniid-20261120-181500[/]")
 def report(
     run: Annotated[Path, typer.Argument(help="A run folder.")],

@@ -3,25 +3,26 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 from fedapt.admission import Admission
 from fedapt.clients.faulty import slowed
 from fedapt.cost.ledger import LedgerRow
 from fedapt.cost.model import CostModel
+from fedapt.cost.planner import Refusal
 from fedapt.cost.profiles import load_profile
-from fedapt.cost.projection import Refusal
-from fedapt.cost.saved import saved_bytes
-from fedapt.cost.shapes import layer_shapes
+from fedapt.cost.workload import Workloads
 from fedapt.data import Federation
 from fedapt.errors import ScenarioError
+from fedapt.grid.batteries import Batteries, Battery
 from fedapt.grid.participant import Participant
 from fedapt.grid.wishes import Wishes
 from fedapt.grid.workshop import ClientMethod, Workshop
 from fedapt.models import build
-from fedapt.quant import quantisable
+from fedapt.quant import OperandWidths, quantisable
 from fedapt.scenario import Group, Scenario
+from fedapt.seeding import numpy_stream
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,7 @@ class Enrolment:
     participants: dict[int, Participant]
     refused: tuple[LedgerRow, ...]
     wishes: Wishes
+    batteries: Batteries
     workshop: Workshop
     groups: Sequence[Group]
     group_of: Sequence[int]
@@ -38,34 +40,49 @@ class Enrolment:
 
 def enrol(scenario: Scenario, federation: Federation) -> Enrolment:
     """Enrol the clients that have samples and whose device can hold the model; raises ScenarioError if there are none."""
-    model = build(scenario.model, federation.shape, federation.classes, scenario.seed)
-    wishes = Wishes(quantisable(model))
+    wishes = Wishes(quantisable(build(scenario.model, federation.data_shape, scenario.seed)))
     groups, group_of, faults = scenario.clients.groups, scenario.group_of_clients(), scenario.faults
-    shapes, saved = layer_shapes(model, federation.shape), saved_bytes(model, federation.shape)
-    profiles = [load_profile(group.profile) for group in groups]
+    methods = [_method_of(group) for group in groups]
+    costs = [_cost_model(scenario, federation, group, method) for group, method in zip(groups, methods, strict=True)]
 
     @functools.cache
     def cost_of(number: int, slowdown: float) -> CostModel:
-        ops = groups[number].method.backward.ops
-        return CostModel(shapes, saved, slowed(profiles[number], slowdown), scenario.energy_table, ops)
+        return replace(costs[number], profile=slowed(costs[number].profile, slowdown))
 
     participants, refused = {}, []
     for client, number in enumerate(group_of):
         cost = cost_of(number, faults.slowdown(scenario.seed, client))
         participant = _participant(client, groups[number], cost, federation, scenario.admission)
-        reason = _objection(participant, wishes)
-        if reason is None:
+        objection = _objection(participant, wishes)
+        if objection is None:
             participants[client] = participant
         else:
-            profile = profiles[number].name
-            refused.append(LedgerRow(0, client, 0, participant.group, profile, "refused", reason, bytes_source="constant"))
+            refused.append(participant.refused(0, objection))
     if not participants:
         reasons = "; ".join(dict.fromkeys(row.reason for row in refused))
         raise ScenarioError(f"none of the {len(group_of)} clients can take part: {reasons}")
-    methods = [ClientMethod(group.method.backward, group.method.samples, group.method.continual) for group in groups]
-    return Enrolment(
-        participants, tuple(refused), wishes, Workshop(federation, scenario.model, methods, group_of, faults), groups, group_of
+    workshop = Workshop(federation, scenario.model, methods, group_of, faults)
+    batteries = _batteries(scenario, participants, group_of)
+    return Enrolment(participants, tuple(refused), wishes, batteries, workshop, groups, group_of)
+
+
+def _method_of(group: Group) -> ClientMethod:
+    method = group.method
+    return ClientMethod(method.backward, method.samples, method.continual, OperandWidths(method.activations, method.errors))
+
+
+def _cost_model(scenario: Scenario, federation: Federation, group: Group, method: ClientMethod) -> CostModel:
+    workloads = Workloads(
+        lambda: build(scenario.model, federation.data_shape, scenario.seed),
+        federation.shape,
+        federation.train.dtype,
+        method.backward.rule(),
+        method.operands,
+        method.backward.ops,
+        group.method.precision.master,
+        group.method.precision.grid,
     )
+    return CostModel(workloads, load_profile(group.profile), scenario.energy_table)
 
 
 def _participant(client: int, group: Group, cost: CostModel, federation: Federation, admission: Admission) -> Participant:
@@ -86,9 +103,23 @@ def _participant(client: int, group: Group, cost: CostModel, federation: Federat
     )
 
 
-def _objection(participant: Participant, wishes: Wishes) -> str | None:
-    """Return why a client cannot take part, or None."""
+def _objection(participant: Participant, wishes: Wishes) -> Refusal | None:
+    """Return why a client cannot take part, whatever its battery, or None."""
     if not participant.samples:
-        return "it has no samples to train on"
-    bits = participant.bits(wishes.of(participant.policy, participant.client).bits)
-    return bits.reason if isinstance(bits, Refusal) else None
+        return Refusal("it has no samples to train on", 0, participant.memory_budget_bytes, None, None)
+    plan = participant.plan(wishes.of(participant.policy, participant.client))
+    return plan if isinstance(plan, Refusal) else None
+
+
+def _batteries(scenario: Scenario, participants: Mapping[int, Participant], group_of: Sequence[int]) -> Batteries:
+    """Return the batteries, each charged to a share that is drawn from the scenario's seed."""
+    options, batteries, levels = scenario.clients.batteries, {}, {}
+    for client, participant in participants.items():
+        profile = participant.cost.profile
+        own = scenario.clients.groups[group_of[client]].budget.battery
+        capacity = own or (profile.battery_j.value if profile.battery_j else None)
+        if capacity is not None:
+            recharge_w = profile.recharge_w.value if profile.recharge_w else 0.0
+            batteries[client] = Battery(capacity, options.reserve * capacity, recharge_w)
+            levels[client] = capacity * float(numpy_stream(scenario.seed, "battery", client).uniform(*options.start))
+    return Batteries(batteries, levels)

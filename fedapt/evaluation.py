@@ -9,9 +9,10 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from fedapt.data import Examples
+from fedapt.data import DataShape, Examples
 from fedapt.environment import usable_cores
 from fedapt.models import build
+from fedapt.models.model import ModelOptions
 
 BATCH = 500
 
@@ -29,8 +30,8 @@ UNKNOWN = Score(None, None)
 class Evaluator:
     """Evaluates models of one architecture on one test set."""
 
-    def __init__(self, model: str, test: Examples, classes: int, threads: int) -> None:
-        self._model = build(model, test.inputs.shape[1:], classes, 0).eval()
+    def __init__(self, model: ModelOptions, test: Examples, classes: int, threads: int) -> None:
+        self._model = build(model, DataShape(test.inputs.shape[1:], classes, test.vocabulary), 0).eval()
         self._test, self._threads = test, threads
 
     def score(self, arrays: Mapping[str, np.ndarray]) -> Score:

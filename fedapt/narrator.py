@@ -50,7 +50,7 @@ class Narrator:
         about = [
             f"{clients.count} clients, {clients.per_round} a round",
             f"data {Path(data.source).name}, {data.partition.kind}",
-            f"model {scenario.model}",
+            f"model {scenario.model.kind}",
             f"precision {clients.method.precision.kind}",
             f"strategy {scenario.strategy.kind}",
             f"engine {scenario.engine.kind}",

@@ -79,7 +79,7 @@ def play(
         federation = load(scenario.data, scenario.clients.count, scenario.seed)
         enrolment = enrol(scenario, federation)
         narrator.enrolled(enrolment)
-        model = build(scenario.model, federation.shape, federation.classes, scenario.seed)
+        model = build(scenario.model, federation.data_shape, scenario.seed)
         evaluator = Evaluator(scenario.model, federation.test, federation.classes, scenario.engine.threads)
         gateway = Gateway(
             transport or open_transport(scenario.engine, enrolment),
@@ -88,6 +88,7 @@ def play(
             scenario.seed,
             linear=scenario.strategy.linear,
             deadline_s=scenario.failures.deadline_s,
+            batteries=enrolment.batteries,
             on_outcome=narrator.outcome,
         )
         start = {name: values.numpy() for name, values in float_arrays(model).items()}
@@ -143,10 +144,11 @@ class Story:
             raise CannotResume(checkpoint.obstacle)
         shapes = {name: values.shape for name, values in self._arrays.items()}
         if {name: values.shape for name, values in checkpoint.model.items()} != shapes:
-            raise CannotResume(f"{self._folder.path} holds another model than the {self._scenario.model} of its scenario.")
+            raise CannotResume(f"{self._folder.path} holds another model than the {self._scenario.model.kind} of its scenario.")
         self._arrays = dict(checkpoint.model)
         restore(self._strategy, dict(checkpoint.strategy))
-        self._enrolment.wishes.wishes.update(checkpoint.wishes)
+        self._enrolment.wishes.learned.update(checkpoint.wishes)
+        self._enrolment.batteries.level_j.update(checkpoint.batteries)
         self._client_scores = dict(checkpoint.scores)
 
     def play(self) -> None:
@@ -165,6 +167,7 @@ class Story:
             record = round_record(
                 number, rows, *score, wish, len(cohort), time.monotonic() - began, self._scenario.failures.deadline_s
             )
+            self._enrolment.batteries.pass_round(rows, record.time_s + self._scenario.clients.batteries.between_rounds_s)
             crash_point(CrashPoint.TRAINED)
             with self._stopper.held():
                 self._commit(arrays, record, rows)
@@ -184,6 +187,7 @@ class Story:
         replies = gateway.send_and_receive(messages)
         if shortage := self._quorum.shortage(gateway.rows):
             self._narrator.warning(f"round {number} is empty, the model stays as it is: {shortage}")
+            self._enrolment.wishes.discard()
             return self._arrays
         with self._blaming_the_strategy(number):
             aggregated, _ = strategy.aggregate_train(number + 1, replies)
@@ -193,6 +197,7 @@ class Story:
             for name, values in self._arrays.items():
                 if name not in arrays or arrays[name].shape != values.shape or not np.isfinite(arrays[name]).all():
                     raise ValueError(f"it returned a {name} that is missing, of another shape or not finite")
+        self._enrolment.wishes.adapt(self._arrays, arrays)
         return arrays
 
     @contextmanager
@@ -248,7 +253,8 @@ class Story:
             )
             if not self._records:
                 self._narrator.warning(obstacle)
-        return Checkpoint(arrays, strategy, obstacle, self._enrolment.wishes.wishes, self._client_scores)
+        enrolment = self._enrolment
+        return Checkpoint(arrays, strategy, obstacle, enrolment.wishes.learned, self._client_scores, enrolment.batteries.level_j)
 
     def finish(self) -> None:
         """Write the results of the rounds that were committed, and the report."""

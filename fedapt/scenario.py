@@ -32,7 +32,9 @@ from fedapt.cost import profiles
 from fedapt.data import DataSpec, is_path
 from fedapt.errors import ScenarioError
 from fedapt.models import MODELS
+from fedapt.models.model import ModelOptions
 from fedapt.options import Bytes, Joules, Options
+from fedapt.quant import FLOAT_BITS, HIGHEST_BITS, LOWEST_BITS
 from fedapt.reading.explain import explain, suggest
 from fedapt.reading.one_of import OneOf
 from fedapt.reading.overrides import override, with_value
@@ -41,6 +43,7 @@ from fedapt.seeding import numpy_stream
 from fedapt.strategies import STRATEGIES
 from fedapt.strategies.strategy import StrategyOptions
 
+Share = Annotated[float, Field(ge=0, le=1)]
 YAML_SUFFIXES = (".yaml", ".yml")
 MOST_SUPERNODES = 16
 
@@ -53,11 +56,14 @@ class Local(Options):
     lr: float = Field(default=0.05, gt=0, description="learning rate")
 
 
+Width = Annotated[int, Field(ge=LOWEST_BITS, le=HIGHEST_BITS)] | Literal[32]
+
+
 class Method(Options):
     """How a client trains: one of each of the four parts of an on-device method."""
 
     precision: Annotated[Policy, OneOf(POLICIES)] = Field(
-        default="apt", validate_default=True, description="how weights are stored and how their bits adapt"
+        default="budget", validate_default=True, description="how weights are stored and how their bits adapt"
     )
     backward: Annotated[Backward, OneOf(RULES)] = Field(
         default="exact", validate_default=True, description="how gradients are computed"
@@ -68,13 +74,18 @@ class Method(Options):
     continual: Annotated[Continual, OneOf(METHODS)] = Field(
         default="none", validate_default=True, description="what keeps old tasks alive"
     )
+    activations: Width = Field(default=FLOAT_BITS, description="width of what a layer takes in and keeps for the backward pass")
+    errors: Width = Field(default=FLOAT_BITS, description="width of the errors that come back to a layer, rounded stochastically")
 
 
-class Budget(Options):
+class Limits(Options):
     """What fedapt may use of a device; null means as much as the device has."""
 
     memory: Bytes | None = Field(default=None, description="memory that training may use, for example `24 MiB`")
     energy: Joules | None = Field(default=None, description="energy that a round may use, for example `2 J`")
+    battery: Joules | None = Field(
+        default=None, description="capacity of the battery, for example `10 Wh`; null: the profile's, or the mains"
+    )
 
 
 class Group(Options):
@@ -85,7 +96,7 @@ class Group(Options):
         default=None, min_length=1, description="what reports call the group; the profile's name unless given"
     )
     share: float | None = Field(default=None, gt=0, le=1, description="share of the clients; given for all groups or for none")
-    budget: Budget = Field(default_factory=Budget, description="what of the device may be used")
+    budget: Limits = Field(default_factory=Limits, description="what of the device may be used")
     local: Local = Field(default_factory=Local, description="differs from clients.local in the keys given here")
     method: Method = Field(default_factory=Method, description="differs from clients.method in the keys given here")
 
@@ -100,6 +111,23 @@ class Group(Options):
         return profile
 
 
+class Batteries(Options):
+    """How the batteries of those clients fare that have one."""
+
+    start: tuple[Share, Share] = Field(
+        default=(1.0, 1.0), strict=False, description="charge at the start, drawn for each client between these shares"
+    )
+    reserve: Share = Field(default=0.0, description="share of the capacity that training leaves alone")
+    between_rounds_s: float = Field(default=0.0, ge=0, description="simulated time between two rounds, in which they recharge")
+
+    @field_validator("start")
+    @classmethod
+    def _in_order(cls, start: tuple[float, float]) -> tuple[float, float]:
+        if start[0] > start[1]:
+            raise ValueError(f"the first share {start[0]:g} is above the second {start[1]:g}; write the lower one first")
+        return start
+
+
 class Clients(Options):
     """Who takes part, and how they train."""
 
@@ -107,6 +135,7 @@ class Clients(Options):
     per_round: int = Field(ge=1, description="how many of them take part in a round")
     local: Local = Field(default_factory=Local, description="what a client does in a round")
     method: Method = Field(default_factory=Method, description="how a client trains")
+    batteries: Batteries = Field(default_factory=Batteries, description="how the batteries of those fare that have one")
     groups: list[Group] = Field(
         default=[{"profile": "raspberry-pi-4"}], validate_default=True, min_length=1, description="what devices the clients are"
     )
@@ -208,7 +237,7 @@ class Scenario(Options):
     seed: int = Field(default=0, ge=0, lt=2**63, description="every random draw of the run follows from it")
     rounds: int = Field(ge=1, description="how many rounds are trained")
     data: DataSpec = Field(description="which samples, and how they are dealt to the clients")
-    model: str = Field(description="name of a model", json_schema_extra={"enum": list(MODELS)})
+    model: Annotated[ModelOptions, OneOf(MODELS)] = Field(description="what is trained")
     clients: Clients = Field(description="who takes part, and how they train")
     strategy: Annotated[StrategyOptions, OneOf(STRATEGIES)] = Field(
         default="fedavg", validate_default=True, description="how the server aggregates"
@@ -222,13 +251,6 @@ class Scenario(Options):
     energy_table: Literal["linear", "horowitz", "bitops"] = Field(
         default="horowitz", description="energy of operations by their bits"
     )
-
-    @field_validator("model")
-    @classmethod
-    def _known(cls, model: str) -> str:
-        if model not in MODELS:
-            raise ValueError(f"unknown model `{model}`; {suggest(model, MODELS)}")
-        return model
 
     @field_validator("engine")
     @classmethod

@@ -17,6 +17,7 @@ import numpy as np
 
 from fedapt.admission import Admission
 from fedapt.clients.instructions import EvaluateReport, Instructions, TrainReport
+from fedapt.cost.planner import Plan
 from fedapt.grid.exact_sum import ExactSum
 from fedapt.quant import GridOptions
 from fedapt.quant.wire import QuantisedModel, digest_of, to_bytes
@@ -32,7 +33,7 @@ def sent(evaluate: bool) -> tuple[dict[str, np.ndarray], Task, QuantisedModel, b
     """Return a small global model, a client's task, and what the client was sent, as a model and as bytes."""
     stream = np.random.default_rng(0)
     arrays = {name: stream.normal(size=shape).astype(np.float32) for name, shape in SHAPES.items()}
-    task = Task("evaluate" if evaluate else "train", {"conv": 4, "out": 11}, TOLD, 8, 3, Admission(max_norm=1e6))
+    task = Task("evaluate" if evaluate else "train", Plan({"conv": 4, "out": 11}, 4), TOLD, 8, 3, Admission(max_norm=1e6))
     return arrays, task, *down(arrays, task)
 
 

@@ -11,8 +11,9 @@ import torch
 from flwr.app import ArrayRecord
 
 from fedapt.clients.instructions import EvaluateReport
+from fedapt.clients.precision.policy import Wish
 from fedapt.cost.ledger import LedgerRow, RoundRecord
-from fedapt.grid.wishes import Wish
+from fedapt.grid.wishes import Learned
 from fedapt.quant import CodedWeight, FloatWeight, Grid
 from fedapt.quant.weight import Weight
 from fedapt.quant.wire import PROTOCOL, QuantisedModel, to_bytes
@@ -47,7 +48,7 @@ def checkpoint() -> Checkpoint:
         "records": ArrayRecord([array]),
     }
     scores = {2: EvaluateReport(samples=3, correct=2, loss=0.5)}
-    return Checkpoint({"out.bias": array}, memory, "", {"fixed:0.1": Wish({"conv": 4}, {"conv": 0.5})}, scores)
+    return Checkpoint({"out.bias": array}, memory, "", {"fixed:0.1": Learned(Wish({"conv": 4}), {"conv": 0.5})}, scores, {3: 1.5})
 
 
 def seeds() -> dict[str, bytes]:

@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from fedapt.admission import Admission, norm_of
 from fedapt.clients.app import answer, payload
 from fedapt.clients.instructions import EvaluateReport, Instructions
+from fedapt.cost.planner import Plan
 from fedapt.grid.exact_sum import ExactSum
 from fedapt.grid.inline import Inline
 from fedapt.grid.visit import Task, down, receive
@@ -423,7 +424,7 @@ TRAINED = {"kind": "trained", "samples": 7, "batches": {"4": 2}, "train_loss": 0
 
 
 def task(kind="train"):
-    return Task(kind, {"fc": 5}, TOLD, samples=7, held_out=3, admission=Admission())
+    return Task(kind, Plan({"fc": 5}, 4), TOLD, samples=7, held_out=3, admission=Admission())
 
 
 def reply_with(report, kind="train", **header):
@@ -474,7 +475,7 @@ def test_an_oversize_reply_is_refused_before_it_is_looked_at():
 def test_a_deep_model_leaves_room_for_its_report():
     layers = {f"block.{number}.attention.projection": 32 for number in range(200)}
     arrays = {f"{name}.weight": np.ones((1, 1), np.float32) for name in layers}
-    wanted = Task("train", dict.fromkeys(layers, 2), TOLD, 7, 3, Admission())
+    wanted = Task("train", Plan(dict.fromkeys(layers, 2), 4), TOLD, 7, 3, Admission())
     start, message = down(arrays, wanted)
     layer = {"gavg": 0.12345678901234567, "underflow_share": 0.12345678901234567, "clip_share": 1.2345678901234567e-05}
     report = TRAINED | {"layers": dict.fromkeys(layers, layer)}

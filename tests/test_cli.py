@@ -43,6 +43,8 @@ def test_the_packaged_scenario_runs_from_any_folder(tmp_path):
         (["run", "noniid", *small(), "--set", "clients.method.precision={kind: fixed, layers: {conv9: 4}}"], 3, "no layer conv9"),
         (["run", "noniid", "--bogus"], 2, "No such option"),
         (["walk"], 2, "No such command"),
+        (["profile", "-o", "/nowhere/mine.yaml"], 4, "there is no folder /nowhere"),
+        (["profile", "--threads", "0"], 2, "not in the range"),
         (["report", "/nowhere"], 4, "/nowhere is not a run folder"),
     ],
 )
@@ -76,6 +78,15 @@ def test_a_signal_keeps_the_committed_rounds(number, status, tmp_path):
     assert "committed rounds are kept" in errors and "Traceback" not in errors
     rounds = (tmp_path / lines[0].strip() / "rounds.csv").read_text().splitlines()
     assert len(rounds) - 1 >= 3 and "Stopped" in rest
+
+
+def test_a_profile_of_this_machine_serves_a_scenario(tmp_path):
+    made = fedapt("profile", "-o", "desk.yaml", "--quick", cwd=tmp_path)
+    assert made.returncode == 0, made.stderr
+    assert "profile: ./desk.yaml" in made.stdout and "\x1b" not in made.stdout
+    groups = "clients.groups=[{profile: ./desk.yaml, share: 1.0}]"
+    finished = fedapt("run", "noniid", *small(), "--set", "rounds=1", "--set", groups, cwd=tmp_path)
+    assert finished.returncode == 0, finished.stderr
 
 
 def test_help_is_quick_and_loads_nothing_heavy():

@@ -72,7 +72,7 @@ BROKEN = [
     ("alpha: 0.3", "alpa: 0.3", "4:54", "data.partition: unknown key `alpa`; did you mean `alpha`?"),
     ("alpha: 0.3", "alpha: -1", "4:61", "data.partition.alpha: expected more than 0, found the number -1"),
     ("dirichlet", "dirichlett", "4:43", "data.partition: unknown kind `dirichlett`; did you mean `dirichlet`?"),
-    ("model: cnn", "model: cnm", "5:8", "model: unknown model `cnm`; did you mean `cnn`?"),
+    ("model: cnn", "model: cnm", "5:8", "model: unknown kind `cnm`; did you mean `cnn`?"),
     ("count: 10", "count: ten", "7:10", "clients.count: expected a whole number, found the text `ten`"),
     ("count: 10\n", "\n", "6:1", "clients: `count` is missing; add it (how many clients"),
     ("per_round: 5", "per_round: 50", "8:14", "clients.per_round: 50 clients a round cannot be chosen from 10"),
@@ -133,7 +133,7 @@ def test_left_out_blocks_have_their_defaults(load):
     local, method = scenario.clients.local, scenario.clients.method
     assert (local.epochs, local.batch, local.lr) == (1, 32, 0.05)
     assert [part.kind for part in (method.precision, method.backward, method.samples, method.continual)] == [
-        "apt", "exact", "all", "none",
+        "budget", "exact", "all", "none",
     ]  # fmt: skip
 
 
@@ -287,7 +287,7 @@ ANY = st.fixed_dictionaries(
         "name": st.text(st.characters(codec="utf-8"), min_size=1, max_size=80),
         "rounds": st.integers(1, 10**6),
         "data": st.fixed_dictionaries({}, optional={"partition": names("iid", {"kind": "dirichlet", "alpha": 0.1})}),
-        "model": names("cnn", "mlp"),
+        "model": names("cnn", "mlp", "char-gru", {"kind": "mlp", "hidden": [3, 2]}),
         "clients": st.fixed_dictionaries({"count": st.integers(9, 10**6), "per_round": st.integers(1, 9), "groups": GROUPS}),
     },
     optional={
@@ -310,11 +310,26 @@ def test_a_written_scenario_reads_back_equal(values):
     assert again.group_of_clients() == scenario.group_of_clients()
 
 
+def test_a_model_is_a_name_or_a_block_with_options(load, complaint):
+    assert load(TINY).model.kind == "cnn" and load(TINY, "model=mlp").model == load(TINY, "model={kind: mlp, hidden: [64]}").model
+    assert load(TINY.replace("model: cnn", "model: {kind: mlp, hidden: [128, 64]}")).model.hidden == [128, 64]
+    assert "model: unknown key `hiden`; did you mean `hidden`?" in complaint(
+        TINY.replace("model: cnn", "model: {kind: mlp, hiden: [9]}")
+    )
+
+
+def test_text_says_how_it_becomes_tokens_by_name_or_block(load, complaint):
+    assert load(TINY, "data.source=a.parquet", "data.tokens=words").data.tokens.vocabulary == 4096
+    assert "data.tokens: unknown kind `wods`; did you mean `words`?" in complaint(
+        TINY, "data.source=a.parquet", "data.tokens=wods"
+    )
+
+
 def test_the_written_scenario_says_every_default_and_units(load):
     written = YAML(typ="safe").load(dump_scenario(load(TINY)))
     assert list(written)[:4] == ["version", "name", "seed", "rounds"]
     assert written["clients"]["local"] == {"epochs": 1, "batch": 32, "lr": 0.05}
-    assert written["clients"]["groups"][1]["budget"] == {"memory": "1 MiB", "energy": "2 J"}
+    assert written["clients"]["groups"][1]["budget"] == {"memory": "1 MiB", "energy": "2 J", "battery": None}
     assert written["evaluate"] == {"every": 1, "clients_every": None}
 
 
@@ -360,6 +375,6 @@ def test_the_schema_refuses_what_reading_refuses(old, new):
 def test_an_editor_can_say_what_every_key_of_a_scenario_is_for():
     schema = scenario_schema()
     blocks = {"Scenario": schema, **schema["$defs"]}
-    own = ("Scenario", "Clients", "Group", "Budget", "Local", "Method", "Engine", "Evaluate")
+    own = ("Scenario", "Clients", "Group", "Limits", "Local", "Method", "Engine", "Evaluate")
     keys = [(block, key, value) for block in own for key, value in blocks[block]["properties"].items()]
     assert [f"{block}.{key}" for block, key, value in keys if "description" not in value] == []

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import ClassVar, Literal
 
 from fedapt.clients.precision.policy import Policy
 from fedapt.quant import FLOAT_BITS
 
 
 class Fp32(Policy):
-    """Train and exchange the weights in float32."""
+    """Train and exchange the weights in float32; a device that cannot afford that cannot take part."""
+
+    ladder: ClassVar[tuple[str, ...]] = ()
 
     kind: Literal["fp32"] = "fp32"
 

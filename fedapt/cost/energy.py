@@ -1,9 +1,9 @@
 """Energy of a training round: arithmetic, movement of parameters and activations, radio.
 
 Three tables price a MAC relative to an fp32 MAC; the profile prices the fp32 MAC itself at the level of the board, so the
-tables only say what narrower widths save. As the published accounts of APT and RCT seem to do, the width of the weights alone
-counts: the other operand is taken to be as wide as the weight, although activations and errors are float here. Float layers
-count at 32 bits.
+tables only say what narrower widths save. Two accounts are kept. "weights" counts as the published accounts of APT and RCT seem
+to: the other operand is taken to be as wide as the weight. "operands" counts both numbers that are multiplied: a 4-bit weight
+that meets a float activation costs a float MAC. Float layers count at 32 bits.
 
 Horowitz, "Computing's energy problem (and what we can do about it)", ISSCC 2014: 45 nm, picojoules.
 """
@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from fedapt.cost.memory import training_memory
 from fedapt.cost.profiles import Profile
@@ -26,6 +27,7 @@ INT32_ADD_PJ = 0.1
 MULTIPLY_EXPONENT = math.log(INT32_MULTIPLY_PJ / INT8_MULTIPLY_PJ) / math.log(32 / 8)
 
 Table = Callable[[int, int], float]
+Account = Literal["weights", "operands"]
 
 
 def linear(weight_bits: int, operand_bits: int) -> float:
@@ -46,7 +48,9 @@ def horowitz(weight_bits: int, operand_bits: int) -> float:
 
 
 def bitops(weight_bits: int, operand_bits: int) -> float:
-    """Return a MAC's energy as proportional to the product of the widths."""
+    """Return a MAC's energy as proportional to the product of the widths; a float operand makes it a float MAC."""
+    if FLOAT_BITS in (weight_bits, operand_bits):
+        return 1.0
     return weight_bits * operand_bits / FLOAT_BITS**2
 
 
@@ -67,15 +71,25 @@ class Energy:
         return self.compute_j + self.movement_j + self.radio_j
 
 
-def layer_energy(layer: LayerTrace, table: Table) -> tuple[float, float]:
-    """Return the fp32 MACs that cost as much as this layer: for each sample, and for each step."""
-    sample = sum(op.macs * table(op.weight_bits, op.weight_bits) for op in layer.ops if op.kind != "update")
-    step = sum(op.macs * table(op.weight_bits, op.weight_bits) for op in layer.ops if op.kind == "update")
+def layer_energy(layer: LayerTrace, table: Table, account: Account = "weights") -> tuple[float, float]:
+    """Return the fp32 MACs that cost as much as this layer: for each sample, which are its GEMMs, and for each step's update."""
+    sample, step = 0.0, 0.0
+    for op in layer.ops:
+        left, right = op.operand_bits(layer.operands) if account == "operands" else (op.weight_bits, op.weight_bits)
+        if op.kind == "update" and layer.has_copy:
+            left = FLOAT_BITS
+        macs = op.macs * table(left, right)
+        sample, step = (sample, step + macs) if op.kind == "update" else (sample + macs, step)
     return sample, step
 
 
 def training_energy(
-    trace: Trace, batches: Sequence[int], profile: Profile, table: str = "horowitz", resident_bytes: int | None = None
+    trace: Trace,
+    batches: Sequence[int],
+    profile: Profile,
+    table: str = "horowitz",
+    resident_bytes: int | None = None,
+    account: Account = "weights",
 ) -> Energy:
     """Return the energy of training, without radio.
 
@@ -85,7 +99,7 @@ def training_energy(
     samples, steps = sum(batches), len(batches)
     if resident_bytes is None:
         resident_bytes = training_memory(trace, max(batches, default=0), packed=True).total_bytes
-    layers = [layer_energy(layer, TABLES[table]) for layer in trace.layers]
+    layers = [layer_energy(layer, TABLES[table], account) for layer in trace.layers]
     macs = samples * sum(sample for sample, _ in layers) + steps * sum(step for _, step in layers)
     return Energy(
         compute_j=macs * profile.fp32_mac_energy.value,

@@ -11,7 +11,12 @@ Source = Literal["measured", "modelled", "constant"]
 
 @dataclass(frozen=True)
 class LedgerRow:
-    """What one attempt of one client cost. Lists hold one entry a quantised layer, in the model's order."""
+    """What one attempt of one client cost. Lists hold one entry a quantised layer, in the model's order.
+
+    choice: in words, the bits that were wished, and what the client's budget made of them; batch: of the round, in samples;
+    energy_*_j: under the scenario's table (`energy_j` and its parts), under each table by the width of the weights alone, and
+    under the scenario's table by both operands; battery_j: what was left before the round, None without a battery.
+    """
 
     round: int
     client: int
@@ -20,8 +25,11 @@ class LedgerRow:
     profile: str
     status: Status
     reason: str = ""
+    choice: str = ""
     samples: int = 0
     steps: int = 0
+    batch: int = 0
+    frozen_layers: int = 0
     train_loss: float | None = None
     layer_bits: list[int] = field(default_factory=list)
     mean_bits: float | None = None
@@ -37,6 +45,7 @@ class LedgerRow:
     energy_linear_j: float = 0.0
     energy_horowitz_j: float = 0.0
     energy_bitops_j: float = 0.0
+    energy_operands_j: float = 0.0
     time_s: float = 0.0
     time_compute_s: float = 0.0
     time_movement_s: float = 0.0
@@ -47,6 +56,7 @@ class LedgerRow:
     memory_container_bytes: int = 0
     memory_budget_bytes: int | None = None
     energy_budget_j: float | None = None
+    battery_j: float | None = None
     energy_source: Source = "modelled"
     time_source: Source = "modelled"
     memory_source: Source = "modelled"

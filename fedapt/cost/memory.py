@@ -1,20 +1,28 @@
-"""Peak memory of a training step on one copy of the weights, in bytes."""
+"""Peak memory of a training step, in bytes."""
 
 from __future__ import annotations
 
 from dataclasses import astuple, dataclass
 
-from fedapt.cost.trace import LayerTrace, Trace
+import numpy as np
+
+from fedapt.cost.trace import GRID_BITS, LayerTrace, Trace
 from fedapt.quant.grid import FLOAT_BITS
 
-CONTAINERS = (4, 8, 16, 32)
+# What the client really keeps codes in: bytes up to 8 bits, uint16 above.
+CONTAINERS = (8, 16, 32)
+FLOAT_BYTES = 4
+GRID_BYTES = GRID_BITS // 8
 
 
 @dataclass(frozen=True)
 class Memory:
-    """What must be resident at the peak of a step; all in bytes, `total_bytes` is their sum.
+    """What is resident at the peak of a step; all in bytes, `total_bytes` is their sum.
 
-    transient_bytes: the float weight of the largest layer, alive while it computes, and its gradient, alive until it is applied.
+    codes_bytes:     codes, and the float master where they are only its copy; a float weight counts as codes of 32 bits.
+    scales_bytes:    a scale and a zero for each channel.
+    saved_bytes:     what the forward pass keeps for the backward pass.
+    transient_bytes: what else works at the peak: a float weight or a gradient, errors between layers, scratch.
     """
 
     codes_bytes: int
@@ -33,19 +41,23 @@ class Memory:
 
 
 def training_memory(trace: Trace, batch: int, packed: bool, optimiser_bytes: int = 0, buffers_bytes: int = 0) -> Memory:
-    """Return the peak memory of a step on a batch.
+    """Return the peak memory of a step on a batch; without a batch nothing is at work.
 
-    packed:        codes take their bits, each layer rounded up to a byte; otherwise each code takes 4, 8, 16 or 32 bits.
+    packed:        codes take their bits, each layer rounded up to a byte; otherwise each code takes 8, 16 or 32 bits.
     buffers_bytes: what a method keeps beside the model, such as a replay buffer.
 
-    Not counted: the program itself, and the errors between layers, for which what was saved makes room during the backward pass.
+    Not counted: the program itself.
     """
+    saved = batch * trace.saved_bytes_per_sample + trace.saved_bytes_fixed if batch else 0
+    bits = {layer.shape.name: layer.bits for layer in trace.layers}
+    coded = np.array([bits[name] != FLOAT_BITS for name in trace.peaks.layers], np.bool_)
+    working = int(trace.peaks.working_bytes(batch, coded))
     return Memory(
         codes_bytes=sum(codes_bytes(layer, packed) for layer in trace.layers),
-        scales_bytes=sum(4 * layer.scales for layer in trace.layers),
-        float_parameters_bytes=sum(4 * layer.shape.float_parameters for layer in trace.layers),
-        saved_bytes=batch * trace.saved_bytes_per_sample + trace.saved_bytes_fixed,
-        transient_bytes=max((transient_bytes(layer) for layer in trace.layers), default=0),
+        scales_bytes=sum(GRID_BYTES * layer.scales for layer in trace.layers),
+        float_parameters_bytes=sum(FLOAT_BYTES * layer.shape.float_parameters for layer in trace.layers),
+        saved_bytes=saved,
+        transient_bytes=max(working - saved, 0),
         batch_bytes=batch * trace.input_bytes_per_sample,
         optimiser_bytes=optimiser_bytes,
         buffers_bytes=buffers_bytes,
@@ -53,23 +65,23 @@ def training_memory(trace: Trace, batch: int, packed: bool, optimiser_bytes: int
 
 
 def codes_bytes(layer: LayerTrace, packed: bool) -> int:
-    """Return what the codes of a layer take; a float weight takes 4 bytes each."""
+    """Return what the codes of a layer take, with their master if there is one; a float weight takes 4 bytes each."""
     bits = layer.bits if packed else container(layer.bits)
-    return -(-layer.shape.weights * bits // 8)
+    return -(-layer.shape.weights * bits // 8) + (FLOAT_BYTES * layer.shape.weights if layer.has_copy else 0)
 
 
 def stored_bytes(layer: LayerTrace) -> int:
-    """Return what a layer takes in a message or between two steps: packed codes, scales and float parameters."""
-    return codes_bytes(layer, packed=True) + 4 * (layer.scales + layer.shape.float_parameters)
+    """Return what a layer takes between two steps: packed codes, scales and zeros, float parameters, and a master."""
+    return codes_bytes(layer, packed=True) + GRID_BYTES * layer.scales + FLOAT_BYTES * layer.shape.float_parameters
+
+
+def payload_bytes(layer: LayerTrace) -> int:
+    """Return what a layer takes in a message: as `stored_bytes`, but of a master and its copy the master alone."""
+    if not layer.has_copy:
+        return stored_bytes(layer)
+    return FLOAT_BYTES * (layer.shape.weights + layer.shape.float_parameters)
 
 
 def container(bits: int) -> int:
     """Return the narrowest container that holds a code."""
     return next(width for width in CONTAINERS if bits <= width)
-
-
-def transient_bytes(layer: LayerTrace) -> int:
-    """Return what lives only while a layer computes or is updated: its gradient, and its float weight unless that is stored."""
-    updated = max((op.macs for op in layer.ops if op.kind == "update"), default=0)
-    dequantised = 0 if layer.bits == FLOAT_BITS else layer.shape.weights
-    return 4 * (dequantised + updated)

@@ -6,6 +6,7 @@ A board of one's own is one more file there, or any `.yaml` named by its path.
 from __future__ import annotations
 
 import difflib
+import io
 from collections.abc import Iterable
 from importlib.resources import files
 from importlib.resources.abc import Traversable
@@ -16,6 +17,7 @@ from pydantic import Field, ValidationError
 from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedMap
 from ruamel.yaml.error import YAMLError
+from ruamel.yaml.representer import RoundTripRepresenter
 
 from fedapt.errors import ScenarioError
 from fedapt.options import Bytes, Joules, Options
@@ -23,6 +25,9 @@ from fedapt.options import Bytes, Joules, Options
 Source = Annotated[
     str, Field(min_length=10, description="a data sheet, a published benchmark, or `estimate: ` and how it was derived")
 ]
+
+# Where lines begin to be broken: ruamel ends the word first.
+WIDTH = 100
 
 
 class Size(Options):
@@ -46,6 +51,41 @@ class Rate(Options):
     source: Source
 
 
+Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Share = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+
+
+class Calibration(Options):
+    """Seconds of a training step on this very machine by what the step does, from `fedapt profile --calibrate`."""
+
+    step_s: Seconds = Field(description="for each step, whatever the network")
+    convolution_launch_s: Seconds = Field(description="for each pass of a convolution: forward, error, gradient, update")
+    other_launch_s: Seconds = Field(description="for each such pass of any other layer")
+    dense_mac_s: Seconds = Field(description="for each MAC outside grouped convolutions")
+    grouped_mac_s: Seconds = Field(description="for each MAC of depthwise and other grouped convolutions")
+    activation_byte_s: Seconds = Field(description="for each byte of inputs and saved activations that is written or read")
+    coded_weight_s: Seconds = Field(description="for each quantised weight in each step: dequantised, updated, rounded")
+    unseen_error: Share = Field(
+        description="median of |predicted / measured - 1| over steps of widths and batches that the fit has not seen"
+    )
+    left_out_error: Share = Field(description="the same over the same steps, each family by a fit to the other families alone")
+    unseen_error_by_family: dict[str, Share]
+    left_out_error_by_family: dict[str, Share]
+    source: Source
+
+    @property
+    def coefficients(self) -> dict[str, float]:
+        """The seconds alone."""
+        return {name: getattr(self, name) for name in COEFFICIENTS}
+
+    def slower(self, factor: float) -> Calibration:
+        """Return the calibration of a machine that takes `factor` times longer for everything."""
+        return self.model_copy(update={name: value * factor for name, value in self.coefficients.items()})
+
+
+COEFFICIENTS = tuple(name for name in Calibration.model_fields if name.endswith("_s"))
+
+
 class Profile(Options):
     """One board. Power is taken above idle: a board that waits would draw the rest anyway."""
 
@@ -56,6 +96,9 @@ class Profile(Options):
         description="the largest memory on the chip that training can stay in: last-level cache, or SRAM"
     )
     fp32_macs_per_s: Rate = Field(description="sustained in training small networks, not peak")
+    int8_macs_per_s: Rate | None = Field(
+        default=None, description="of integer matrix products, no training: fedapt computes in fp32 whatever the widths"
+    )
     memory_bytes_per_s: Rate = Field(description="sustained, reads and writes counted")
     fp32_mac_energy: Heat = Field(description="power above idle while training, divided by `fp32_macs_per_s`")
     on_chip_energy_j_per_byte: Rate
@@ -63,7 +106,9 @@ class Profile(Options):
     uplink_bytes_per_s: Rate
     downlink_bytes_per_s: Rate
     radio_j_per_byte: Rate = Field(description="network interface, above idle, sending or receiving")
-    battery_j: Heat | None = Field(None, description="absent on a board that runs from the mains")
+    battery_j: Heat | None = Field(default=None, description="absent on a board that runs from the mains")
+    recharge_w: Rate | None = Field(default=None, description="into the battery, mean over a charge while it is plugged in")
+    calibration: Calibration | None = Field(default=None, description="if present, the time of training comes from it")
 
 
 def names() -> list[str]:
@@ -87,6 +132,28 @@ def load_profile(name: str) -> Profile:
         return Profile.model_validate(_plain(read))
     except ValidationError as error:
         raise ScenarioError("\n".join(_line(file, read, problem["loc"], problem["msg"]) for problem in error.errors())) from None
+
+
+class _Representer(RoundTripRepresenter):
+    """Writes 1.2e+10 instead of 12000000000.0."""
+
+    def represent_short(self, value: float) -> Any:
+        short = f"{value:g}"
+        plain = not set(short) & set(".e") or float(short) != value
+        return self.represent_scalar("tag:yaml.org,2002:float", repr(value) if plain else short)
+
+
+_Representer.add_representer(float, _Representer.represent_short)
+
+
+def as_yaml(profile: Profile) -> str:
+    """Return a profile as a file that `load_profile` reads back to the same figures."""
+    yaml = YAML()
+    yaml.width = WIDTH
+    yaml.Representer = _Representer
+    text = io.StringIO()
+    yaml.dump(profile.model_dump(mode="json", exclude_none=True), text)
+    return text.getvalue()
 
 
 def _folder() -> Traversable:

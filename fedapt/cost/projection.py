@@ -1,58 +1,57 @@
-"""Bits from budgets: a wish for each layer's width, lowered until a round fits the memory and the energy of a device.
+"""Taking bits away where the least is lost: the ways down from wished widths, and what each point on them costs.
 
-While the need exceeds a budget, one bit is taken from the layer whose bit saves most bytes, the later one of equals; a float
-layer first drops to 16 bits. A bit saves an eighth of a byte a weight, so the layer with most weights gives all it has before
-the next one is asked, and each layer's width is found at once in a table of what it costs at every width.
+The harm of layer l at b bits is `sensitivity_l * 4**-b`, the energy of its quantisation noise times how much the loss minds it;
+a float weight does no harm. Of all layers' next bits the one with the least harm for each byte, or joule, that it saves is taken;
+of equals the one of the layer with most weights, then the later one. Steps that save a layer less for more harm come later, so
+one sort gives the whole way, and every point on it is evaluated: a float layer that drops to 16 bits needs room to be dequantised
+in, so the way down may first lead up.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fedapt.cost.energy import TABLES, layer_energy
-from fedapt.cost.memory import stored_bytes, transient_bytes
-from fedapt.cost.profiles import Profile
+from fedapt.cost.memory import payload_bytes, stored_bytes
+from fedapt.cost.peaks import Array, Peaks
 from fedapt.cost.saved import SavedBytes
 from fedapt.cost.trace import WIDTHS, LayerTrace
 from fedapt.quant.grid import FLOAT_BITS
 
-Array = NDArray[np.float64]
 Chosen = NDArray[np.intp]
+# Wide enough to see through the rounding of equal ratios, narrow enough to tell any two layers of a model apart.
+RATIO_DECIMALS = 9
+NOISE = np.array([0.0 if bits == FLOAT_BITS else 4.0**-bits for bits in WIDTHS])
+FLOAT = WIDTHS.index(FLOAT_BITS)
+MOST_WAYS = 256
 
 
-@dataclass(frozen=True)
-class Refusal:
-    """Why no widths fit: what a round needs at the lowest, and what there is; joules are None where there is no energy budget."""
-
-    reason: str
-    needed_bytes: int
-    available_bytes: int
-    needed_j: float | None
-    available_j: float | None
-
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Widths:
     """What each layer costs at each of `WIDTHS`; every array is (layers, widths).
 
-    payload: bytes of codes, scales and float parameters; macs_sample, macs_step: fp32 MACs of the same energy, by energy table.
+    stored: bytes between two steps; payload: bytes in a message; moved_bytes: of parameters, in a step.
+    macs_sample, macs_step: fp32 MACs of the same energy, by energy table.
     """
 
     names: list[str]
-    weights: list[int]
+    weights: Array
+    stored: Array
     payload: Array
-    transient: Array
     moved_bytes: Array
     macs_sample: dict[str, Array]
     macs_step: dict[str, Array]
     saved: SavedBytes
+    peaks: Peaks
+    _ways: dict[bytes, Way] = field(default_factory=dict, init=False, repr=False)
 
     @staticmethod
-    def of(layers: Sequence[Mapping[int, LayerTrace]], saved: SavedBytes) -> Widths:
+    def of(layers: Sequence[Mapping[int, LayerTrace]], saved: SavedBytes, peaks: Peaks) -> Widths:
         """Tabulate the traces of each layer at each width."""
         rows = [[at[bits] for bits in WIDTHS] for at in layers]
         prices = {
@@ -60,110 +59,104 @@ class Widths:
         }
         return Widths(
             names=[row[0].shape.name for row in rows],
-            weights=[row[0].shape.weights for row in rows],
-            payload=np.array([[float(stored_bytes(at)) for at in row] for row in rows]),
-            transient=np.array([[float(transient_bytes(at)) for at in row] for row in rows]),
+            weights=np.array([float(row[0].shape.weights) for row in rows]),
+            stored=np.array([[float(stored_bytes(at)) for at in row] for row in rows]),
+            payload=np.array([[float(payload_bytes(at)) for at in row] for row in rows]),
             moved_bytes=np.array([[at.moved_bits / 8 for at in row] for row in rows]),
             macs_sample={name: price[:, :, 0] for name, price in prices.items()},
             macs_step={name: price[:, :, 1] for name, price in prices.items()},
             saved=saved,
+            peaks=peaks,
         )
 
+    def chosen(self, bits: Mapping[str, int]) -> Chosen:
+        """Return the place in `WIDTHS` of each layer's width; a layer that is not named is float."""
+        return np.array([WIDTHS.index(bits.get(name, FLOAT_BITS)) for name in self.names], np.intp)
 
-@dataclass(frozen=True)
-class _Round:
-    """One round at any widths. joules, moved_bytes: (layers, widths), of arithmetic and of parameters."""
+    def way_by_bytes(self, start: Chosen, floor: Chosen, sensitivity: Array) -> Way:
+        """Return the way from `start` down to `floor`, by the bytes that a bit saves; many clients wish the same."""
+        key = b"".join(part.tobytes() for part in (start, floor, sensitivity))
+        if key not in self._ways:
+            if len(self._ways) >= MOST_WAYS:
+                self._ways.clear()
+            self._ways[key] = self.way(start, floor, sensitivity, self.weights[:, None] * np.array(WIDTHS))
+        return self._ways[key]
+
+    def way(self, start: Chosen, floor: Chosen, sensitivity: Array, value: Array) -> Way:
+        """Return the way from `start` down to `floor`, by what a bit saves of `value` (layers, widths)."""
+        places = np.arange(len(WIDTHS) - 1)
+        # The step from width `place + 1` to `place`, for the layers and places that lie between floor and start.
+        taken = (places >= floor[:, None]) & (places < start[:, None])
+        harm = sensitivity[:, None] * -np.diff(NOISE)
+        saved = np.diff(value)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            ratio = np.where(saved > 0, np.log(np.maximum(harm, 1e-300) / np.where(saved > 0, saved, 1.0)), np.inf)
+        # A layer's steps come one after the other, so a step is no cheaper than the ones above it that open the way to it.
+        ratio = np.maximum.accumulate(np.where(taken, ratio, -np.inf)[:, ::-1], axis=1)[:, ::-1]
+        layers, steps = np.nonzero(taken)
+        order = np.lexsort((-steps, -layers, -self.weights[layers], ratio[layers, steps].round(RATIO_DECIMALS)))
+        return Way(self, start, layers[order], steps[order])
+
+
+@dataclass(frozen=True, eq=False)
+class Way:
+    """Points from `start` downwards; at point p the first p steps are taken.
+
+    layers, places: (steps,), which layer a step lowers, and to which place in `WIDTHS`.
+    """
 
     widths: Widths
-    profile: Profile
-    fixed_bytes: float
-    activation_bytes: float
-    joules: Array
-    moved_bytes: Array
+    start: Chosen
+    layers: Chosen
+    places: Chosen
+    _resident: dict[int, Array] = field(default_factory=dict, init=False, repr=False)
 
-    def need(self, chosen: Chosen, layer: int = 0) -> tuple[Array, Array]:
-        """Return resident bytes and joules, (widths,) each, with one layer at every width and the others as chosen."""
-        rows = np.arange(len(chosen))
-        others = rows != layer
+    def at(self, point: int) -> Chosen:
+        """Return the place in `WIDTHS` of each layer at a point."""
+        return self.start - np.bincount(self.layers[:point], minlength=len(self.start))
 
-        def total(table: Array) -> Array:
-            return np.asarray(table[rows, chosen][others].sum() + table[layer])
+    def along(self, table: Array) -> Array:
+        """Return the sum of a (layers, widths) table over the layers, at every point."""
+        saved = table[self.layers, self.places] - table[self.layers, self.places + 1]
+        return np.concatenate([[0.0], np.cumsum(saved)]) + float(table[np.arange(len(self.start)), self.start].sum())
 
-        transient, payload = self.widths.transient, total(self.widths.payload)
-        highest = np.maximum(transient[rows, chosen][others].max(initial=0.0), transient[layer])
-        resident = self.fixed_bytes + payload + highest
-        price = np.where(
-            resident <= self.profile.on_chip_memory.value,
-            self.profile.on_chip_energy_j_per_byte.value,
-            self.profile.dram_energy_j_per_byte.value,
-        )
-        moved_j = (total(self.moved_bytes) + self.activation_bytes) * price
-        return resident, total(self.joules) + moved_j + 2 * payload * self.profile.radio_j_per_byte.value
+    def resident(self, batch: int) -> Array:
+        """Return the peak memory of a step on a batch, in bytes, at every point."""
+        if batch not in self._resident:
+            saved, (coded, dropped) = self.widths.saved, self._coded
+            kept = batch * saved.per_sample + saved.fixed if batch else 0.0
+            working = np.maximum(self.widths.peaks.working_bytes(batch, coded), kept)
+            self._resident[batch] = self._stored + working[dropped] + batch * saved.input_per_sample
+        return self._resident[batch]
 
-    def at(self, chosen: Chosen) -> tuple[float, float]:
-        """Return resident bytes and joules at the chosen widths."""
-        resident, joules = self.need(chosen)
-        return float(resident[chosen[0]]), float(joules[chosen[0]])
+    @cached_property
+    def payload(self) -> Array:
+        """Bytes of a message at every point."""
+        return self.along(self.widths.payload)
 
+    @cached_property
+    def moved_bytes(self) -> Array:
+        """Bytes of parameters that a step moves, at every point."""
+        return self.along(self.widths.moved_bytes)
 
-def project(
-    widths: Widths,
-    wish: Mapping[str, int],
-    batches: Sequence[int],
-    profile: Profile,
-    table: str,
-    memory_budget: int,
-    energy_budget: float | None,
-    lowest: int,
-    extra_bytes: int,
-) -> dict[str, int] | Refusal:
-    """Return widths that fit both budgets, by the rule of this module, or a refusal with the numbers.
+    @cached_property
+    def macs(self) -> dict[str, tuple[Array, Array]]:
+        """By energy table, the fp32 MACs of the same energy of a sample and of a step, at every point."""
+        return {table: (self.along(self.widths.macs_sample[table]), self.along(self.widths.macs_step[table])) for table in TABLES}
 
-    energy_budget: for training and for receiving and sending the model once; None is no limit.
-    lowest:        the width below which no layer is pushed; a layer that is wished lower stays where it is.
-    extra_bytes:   optimiser state and buffers.
-    """
-    planned = _round(widths, batches, profile, table, extra_bytes)
-    limit_j = np.inf if energy_budget is None else energy_budget
-    chosen = np.array([WIDTHS.index(wish.get(name, FLOAT_BITS)) for name in widths.names])
-    floor = WIDTHS.index(lowest)
-    resident, joules = planned.at(chosen)
-    if resident <= memory_budget and joules <= limit_j:
-        return dict(wish)
-    order = [layer for layer, name in enumerate(widths.names) if name in wish]
-    for layer in sorted(order, key=lambda layer: (-widths.weights[layer], -layer)):
-        needs, costs = planned.need(chosen, layer)
-        reachable = slice(min(floor, chosen[layer]), chosen[layer] + 1)
-        fitting = np.flatnonzero((needs[reachable] <= memory_budget) & (costs[reachable] <= limit_j))
-        chosen[layer] = reachable.start + (fitting[-1] if fitting.size else 0)
-        if fitting.size:
-            return {name: WIDTHS[chosen[layer]] for layer, name in enumerate(widths.names) if name in wish}
-    return _refusal(*planned.at(chosen), lowest, memory_budget, energy_budget, max(batches, default=0))
+    @cached_property
+    def _stored(self) -> Array:
+        return self.along(self.widths.stored)
 
-
-def _round(widths: Widths, batches: Sequence[int], profile: Profile, table: str, extra_bytes: int) -> _Round:
-    samples, steps, batch, saved = sum(batches), len(batches), max(batches, default=0), widths.saved
-    macs = samples * widths.macs_sample[table] + steps * widths.macs_step[table]
-    return _Round(
-        widths=widths,
-        profile=profile,
-        fixed_bytes=batch * (saved.per_sample + saved.input_per_sample) + saved.fixed + extra_bytes,
-        activation_bytes=2.0 * (samples * (saved.per_sample + saved.input_per_sample) + steps * saved.fixed),
-        joules=macs * profile.fp32_mac_energy.value,
-        moved_bytes=widths.moved_bytes * steps,
-    )
-
-
-def _refusal(resident: float, joules: float, lowest: int, memory_budget: int, energy_budget: float | None, batch: int) -> Refusal:
-    problems = []
-    if resident > memory_budget:
-        has = readable_bytes(memory_budget)
-        problems.append(f"needs {readable_bytes(resident)} of memory at {lowest} bits and a batch of {batch}, has {has}")
-    if energy_budget is not None and joules > energy_budget:
-        problems.append(f"needs {joules:.3g} J for a round at {lowest} bits, has {energy_budget:.3g} J")
-    advice = "a smaller batch or model would fit" if resident > memory_budget else "fewer samples or epochs would fit"
-    needed_j = None if energy_budget is None else joules
-    return Refusal(f"{'; '.join(problems)}: {advice}", int(resident), memory_budget, needed_j, energy_budget)
+    @cached_property
+    def _coded(self) -> tuple[NDArray[np.bool_], Chosen]:
+        """Return which layers hold codes before and after each float layer drops, and how many have dropped at every point."""
+        places = [self.widths.names.index(name) for name in self.widths.peaks.layers]
+        drops = self.places == FLOAT - 1
+        coded = np.repeat((self.start != FLOAT)[None], 1 + int(drops.sum()), axis=0)
+        for number, layer in enumerate(self.layers[drops]):
+            coded[number + 1 :, layer] = True
+        return coded[:, places], np.concatenate([[0], np.cumsum(drops)]).astype(np.intp)
 
 
 def readable_bytes(count: float) -> str:

@@ -19,13 +19,13 @@ from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 from torch.utils.hooks import RemovableHandle
 
-Kind = Literal["linear", "conv", "float"]
+Kind = Literal["linear", "conv", "embedding", "float"]
 
 
 class Op(Protocol):
     """What a quantised layer says about its operation."""
 
-    kind: Literal["linear", "conv"]
+    kind: Literal["linear", "conv", "embedding"]
 
     def macs(self, weight_shape: tuple[int, ...], output_shape: tuple[int, ...]) -> int:
         """Return the MACs of one sample, given shapes without the batch."""
@@ -35,9 +35,11 @@ class Op(Protocol):
 class LayerShape:
     """One layer; all counts are of elements, MACs are forward and for one sample, element counts are for one sample.
 
-    scales:           one for each output channel; 0 for a layer that cannot be quantised.
+    scales:           one for each output channel, or as many as the grid has; 0 for a layer that cannot be quantised.
     float_parameters: what stays in float32: bias, norm weights, running statistics; all that a "float" layer holds.
     trainable_before: whether something before it is trained, so that its input needs a gradient.
+    trainable:        whether its own parameters are trained; those of a layer that never runs are not.
+    groups:           into how many a convolution divides its channels.
     """
 
     name: str
@@ -49,6 +51,8 @@ class LayerShape:
     input_elements: int
     output_elements: int
     trainable_before: bool
+    trainable: bool = True
+    groups: int = 1
 
 
 def layer_shapes(model: nn.Module, input_shape: tuple[int, ...], dtype: torch.dtype = torch.float32) -> tuple[LayerShape, ...]:
@@ -118,8 +122,32 @@ def _shape_of(name: str, module: nn.Module, inputs: list[Tensor], outputs: list[
     weights = math.prod(weight_shape) if weight_shape else 0
     floats = _own_floats(module) - (0 if hasattr(module, "op") else weights)
     macs = _macs(module, inputs, outputs) if outputs else 0
-    trainable_before = any(tensor.requires_grad for tensor in inputs)
-    return LayerShape(name, kind, weights, weight_shape[0] if weight_shape else 0, floats, macs, *elements, trainable_before)
+    return LayerShape(
+        name=name,
+        kind=kind,
+        weights=weights,
+        scales=_scales(module, weight_shape),
+        float_parameters=floats,
+        macs=macs,
+        input_elements=elements[0],
+        output_elements=elements[1],
+        trainable_before=any(tensor.requires_grad for tensor in inputs),
+        trainable=bool(outputs) and _is_trained(module),
+        groups=int(getattr(getattr(module, "op", module), "groups", 1)),
+    )
+
+
+def _is_trained(module: nn.Module) -> bool:
+    trained = hasattr(module, "op") and bool(module.trainable)
+    return trained or any(parameter.requires_grad for parameter in module.parameters(recurse=False))
+
+
+def _scales(module: nn.Module, weight_shape: tuple[int, ...]) -> int:
+    weight: Any = getattr(module, "weight", None)
+    grid: Any = getattr(getattr(weight, "copy", weight), "grid", None)
+    if grid is not None:
+        return int(grid.scale.numel())
+    return weight_shape[0] if weight_shape else 0
 
 
 def _weight_of(module: nn.Module) -> tuple[Kind, tuple[int, ...]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from fedapt.cost.calibration import counts, predicted_s
 from fedapt.cost.profiles import Profile
 from fedapt.cost.trace import Trace
 
@@ -27,8 +28,15 @@ def training_time(trace: Trace, batches: Sequence[int], profile: Profile) -> Tim
     """Return the time of training, without radio; clients compute in fp32 whatever the width of the weights.
 
     batches: sizes of the batches that were trained, in samples.
+
+    On a calibrated machine it is what its own steps took, and movement is what its activations cost; otherwise MACs and bytes
+    over the profile's rates.
     """
     samples, steps = sum(batches), len(batches)
+    if profile.calibration is not None:
+        work = counts(trace, samples, steps)
+        movement_s = profile.calibration.activation_byte_s * work["activation_byte_s"]
+        return Time(predicted_s(profile.calibration.coefficients, work) - movement_s, movement_s)
     return Time(
         compute_s=trace.macs(samples, steps) / profile.fp32_macs_per_s.value,
         movement_s=trace.moved_bytes(samples, steps) / profile.memory_bytes_per_s.value,

@@ -6,26 +6,46 @@ A method that computes gradients in another way (filtered, sparse, pruned) suppl
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Literal
 
+from fedapt.cost.peaks import NO_PEAKS, Peaks
 from fedapt.cost.saved import SavedBytes
 from fedapt.cost.shapes import LayerShape
 from fedapt.quant.grid import FLOAT_BITS, HIGHEST_BITS, LOWEST_BITS
+from fedapt.quant.operands import OperandWidths
 
 WIDTHS = (*range(LOWEST_BITS, HIGHEST_BITS + 1), FLOAT_BITS)
+FLOATS = OperandWidths()
+# A grid has a scale and a zero for each channel; an update reads the scale alone.
+SCALE_BITS = 32
+GRID_BITS = 64
 
 
 @dataclass(frozen=True)
 class Op:
-    """One operation of a step. macs: for one sample; of an update, the weights that it touches, once a step."""
+    """One operation of a step. macs: for one sample; of an update, the parameters that it touches, once a step.
+
+    weight_bits: of the layer's weights, which the papers take for the width of the whole operation.
+    """
 
     layer: str
     kind: Literal["forward", "error", "weight_gradient", "update"]
     macs: int
     weight_bits: int
-    operand_bits: int = FLOAT_BITS
+
+    def operand_bits(self, operands: OperandWidths) -> tuple[int, int]:
+        """Return the widths of the two numbers that are really multiplied; an update multiplies a gradient, which is float."""
+        match self.kind:
+            case "forward":
+                return self.weight_bits, operands.activations
+            case "error":
+                return self.weight_bits, operands.errors
+            case "weight_gradient":
+                return operands.activations, operands.errors
+            case "update":
+                return self.weight_bits, FLOAT_BITS
 
 
 OpsOf = Callable[[LayerShape, int], tuple[Op, ...]]
@@ -33,16 +53,23 @@ OpsOf = Callable[[LayerShape, int], tuple[Op, ...]]
 
 @dataclass(frozen=True)
 class LayerTrace:
-    """One layer at a width, and what a step does with it."""
+    """One layer at a width, and what a step does with it. master: whether its codes are a copy of a float master."""
 
     shape: LayerShape
     bits: int
     ops: tuple[Op, ...]
+    master: bool = False
+    operands: OperandWidths = FLOATS
 
     @property
     def scales(self) -> int:
-        """Scales that are stored: a float weight has none."""
+        """Scales that are stored, each with a zero: a float weight has none."""
         return 0 if self.bits == FLOAT_BITS else self.shape.scales
+
+    @property
+    def has_copy(self) -> bool:
+        """Whether there are a master and its copy: a weight that is float anyway needs no copy."""
+        return self.master and self.bits != FLOAT_BITS
 
     @cached_property
     def sample_macs(self) -> int:
@@ -58,26 +85,33 @@ class LayerTrace:
     def moved_bits(self) -> int:
         """Bits of parameters moved in one step.
 
-        Everything the layer holds is read by the forward pass, and again by the backward pass if the layer does anything in
-        it; what is updated is read and written once more. A whole layer of k bits so moves 4k bits a weight, 128 bits a float
-        parameter and 96 bits a scale, which is read to update but not written. The papers charge the first layer alike,
-        although no error passes through it.
+        Everything the layer computes with is read by the forward pass, and again by the backward pass if the layer does anything
+        in it; what is updated is read and written once more. A whole layer of k bits so moves 4k bits a weight, 128 bits a float
+        parameter, and for each scale with its zero 160 bits, as an update reads the scale alone. Where a float master is updated
+        it is the master that is read and written, and the copy is only written: 3k + 64 bits a weight, 88 at 8 bits. The papers
+        charge the first layer alike, although no error passes through it.
         """
         kinds = {op.kind for op in self.ops}
         passes = ("forward" in kinds) + bool(kinds & {"error", "weight_gradient"})
-        held = self.shape.weights * self.bits + FLOAT_BITS * (self.scales + self.shape.float_parameters)
-        updated = sum(2 * op.macs * op.weight_bits for op in self.ops if op.kind == "update")
-        return passes * held + updated + (FLOAT_BITS * self.scales if "update" in kinds else 0)
+        held = self.shape.weights * self.bits + GRID_BITS * self.scales + FLOAT_BITS * self.shape.float_parameters
+        updated = sum(op.macs * self._updated_bits(op) for op in self.ops if op.kind == "update")
+        return passes * held + updated + (SCALE_BITS * self.scales if "update" in kinds else 0)
+
+    def _updated_bits(self, op: Op) -> int:
+        if self.has_copy and op.weight_bits == self.bits:
+            return 2 * FLOAT_BITS + self.bits
+        return 2 * op.weight_bits
 
 
 @dataclass(frozen=True)
 class Trace:
-    """One step of the whole model; see `SavedBytes` for the bytes."""
+    """One step of the whole model; see `SavedBytes` and `Peaks` for the bytes."""
 
     layers: tuple[LayerTrace, ...]
     saved_bytes_per_sample: int
     saved_bytes_fixed: int
     input_bytes_per_sample: int
+    peaks: Peaks = field(default=NO_PEAKS, compare=False)
 
     def macs(self, samples: int, steps: int) -> int:
         """Return the MACs of training on so many samples in so many steps, updates included."""
@@ -94,10 +128,15 @@ class Trace:
 
 
 def exact_ops(shape: LayerShape, bits: int) -> tuple[Op, ...]:
-    """Return what ordinary backpropagation does with a layer; float parameters are updated at 32 bits."""
+    """Return what ordinary backpropagation does with a layer; float parameters are updated at 32 bits.
+
+    A frozen layer runs forward, and passes the error on if something before it is trained.
+    """
     ops = [Op(shape.name, "forward", shape.macs, bits)]
     if shape.trainable_before:
         ops.append(Op(shape.name, "error", shape.macs, bits))
+    if not shape.trainable:
+        return tuple(ops)
     ops.append(Op(shape.name, "weight_gradient", shape.macs, bits))
     if shape.weights:
         ops.append(Op(shape.name, "update", shape.weights, bits))
@@ -106,12 +145,20 @@ def exact_ops(shape: LayerShape, bits: int) -> tuple[Op, ...]:
     return tuple(ops)
 
 
-def trace_layer(shape: LayerShape, bits: int, ops_of: OpsOf = exact_ops) -> LayerTrace:
-    """Return the trace of one layer."""
-    return LayerTrace(shape, bits, ops_of(shape, bits))
+def trace_layer(
+    shape: LayerShape, bits: int, ops_of: OpsOf = exact_ops, master: bool = False, operands: OperandWidths = FLOATS
+) -> LayerTrace:
+    """Return the trace of one layer; see `LayerTrace`."""
+    return LayerTrace(shape, bits, ops_of(shape, bits), master, operands)
 
 
-def trace_step(shapes: tuple[LayerShape, ...], bits: Mapping[str, int], saved: SavedBytes, ops_of: OpsOf = exact_ops) -> Trace:
+def trace_step(
+    shapes: tuple[LayerShape, ...],
+    bits: Mapping[str, int],
+    saved: SavedBytes,
+    ops_of: OpsOf = exact_ops,
+    peaks: Peaks = NO_PEAKS,
+) -> Trace:
     """Return the trace of one step.
 
     bits: width of the weights by layer; a layer that is not named is float.
@@ -121,7 +168,7 @@ def trace_step(shapes: tuple[LayerShape, ...], bits: Mapping[str, int], saved: S
     """
     check_bits(shapes, bits)
     layers = tuple(trace_layer(shape, bits.get(shape.name, FLOAT_BITS), ops_of) for shape in shapes)
-    return Trace(layers, saved.per_sample, saved.fixed, saved.input_per_sample)
+    return Trace(layers, saved.per_sample, saved.fixed, saved.input_per_sample, peaks)
 
 
 def check_bits(shapes: tuple[LayerShape, ...], bits: Mapping[str, int]) -> None:

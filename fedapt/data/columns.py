@@ -3,41 +3,33 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
-from fedapt.data.tables import Frame
+from fedapt.data.tables import Frame, Place
 from fedapt.errors import SetupError
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
 INPUTS = ("image", "img", "features", "x", "pixels")
+TEXTS = ("text", "sentence", "utterance")
 LABELS = ("label", "labels", "fine_label", "y", "target", "class")
+CLIENTS = ("client", "client_id", "speaker", "subject", "user", "user_id", "writer", "writer_id")
+
+TEXT_TYPES = ("string", "large_string", "string_view")
 
 Array = npt.NDArray[Any]
 Ints = npt.NDArray[np.int64]
 Names = tuple[str, ...]
 
 
-@dataclass(frozen=True)
-class Place:
-    """Where a column is: for error messages, which begin with it."""
-
-    where: str
-    column: str
-
-    def wrong(self, problem: str) -> SetupError:
-        """Return the error that says what is wrong with this column."""
-        return SetupError(f"{self.where}: column `{self.column}`: {problem}")
-
-
 def choose(frame: Frame, given: str | None, usual: Sequence[str], role: str) -> str:
-    """Return the column for a role, `input` or `label`: the given one, or the only one with a usual name."""
+    """Return the column for a role, `input`, `label` or `client`: the given one, or the only one with a usual name."""
     listing = ", ".join(f"{field.name} ({field.type})" for field in frame.schema)
     if given is not None:
         if given not in frame.schema.names:
@@ -46,16 +38,41 @@ def choose(frame: Frame, given: str | None, usual: Sequence[str], role: str) -> 
     found: list[str] = [name for name in frame.schema.names if name in usual]
     if len(found) == 1:
         return found[0]
-    if not found and role == "input" and any(str(kind) in ("string", "large_string") for kind in frame.schema.types):
-        raise SetupError(
-            f"{frame.where} seems to hold text; this version trains on images and feature vectors. Its columns are {listing}; "
-            f"if one of them is an image or a list of numbers, name it as data.columns.{role}."
-        )
     problem = f"has several candidates ({', '.join(found)})" if found else "has none of the usual names"
     raise SetupError(
         f"{frame.where}: the {role} column cannot be told: the table {problem}. "
         f"Name it as data.columns.{role}; the columns are {listing}."
     )
+
+
+def choose_input(frame: Frame, given: str | None) -> str:
+    """Return the column of the inputs; text is what is left where there are neither images nor features."""
+    numeric = given is not None or any(name in INPUTS for name in frame.schema.names)
+    return choose(frame, given, INPUTS if numeric else TEXTS, "input")
+
+
+def choose_clients(frame: Frame, given: str | list[str] | None) -> Names:
+    """Return the columns that tell the clients apart: the given ones, or the only one with a usual name, or none."""
+    if isinstance(given, list):
+        return tuple(choose(frame, name, CLIENTS, "client") for name in given)
+    if given is None and not any(name in CLIENTS for name in frame.schema.names):
+        return ()
+    return (choose(frame, given, CLIENTS, "client"),)
+
+
+def signal_shape(frame: Frame) -> tuple[int, int] | None:
+    """Return the channels and steps of signals in flat lists, or None.
+
+    The schema's metadata tell it where `feature_format` contains `reshape(-1,steps,channels)`.
+    """
+    about = (frame.schema.metadata or {}).get(b"feature_format", b"").decode(errors="replace")
+    found = re.search(r"reshape\(-1, ?(\d+), ?(\d+)\)", about)
+    return (int(found[2]), int(found[1])) if found else None
+
+
+def is_text(frame: Frame, column: str) -> bool:
+    """Return whether a column holds text."""
+    return str(frame.schema.field(column).type) in TEXT_TYPES
 
 
 def class_names(frame: Frame, column: str) -> Names | None:
@@ -90,6 +107,19 @@ def labels(columns: list[pa.ChunkedArray], places: list[Place], names: Names | N
 def ids(column: pa.ChunkedArray, place: Place) -> Ints:
     """Return client ids, of any plain type, as numbers that sort like the ids."""
     return np.unique(_values(column, place), return_inverse=True)[1].astype(np.int64)
+
+
+def client_ids(columns: Sequence[pa.ChunkedArray], places: Sequence[Place]) -> Ints:
+    """Return the numbers of the clients whom several columns tell apart together, the first one first."""
+    parts = [ids(column, place) for column, place in zip(columns, places, strict=True)]
+    return np.unique(np.stack(parts), axis=1, return_inverse=True)[1].astype(np.int64).reshape(-1)
+
+
+def texts(column: pa.ChunkedArray, place: Place) -> list[str]:
+    """Return a column of text."""
+    if column.null_count:
+        raise place.wrong(f"{column.null_count} of {len(column)} rows have no value; leave those rows out.")
+    return [str(text) for text in column.to_pylist()]
 
 
 def numbers(column: pa.ChunkedArray, place: Place) -> npt.NDArray[np.float64]:

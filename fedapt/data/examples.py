@@ -18,24 +18,51 @@ Floats = npt.NDArray[np.float32]
 STATISTICS_ROWS = 10_000
 
 
+@dataclass(frozen=True)
+class DataShape:
+    """What a model has to know of its data.
+
+    shape:      of one input: (channels, height, width) of images, (channels, steps) of signals, (features,), (length,) of tokens.
+    vocabulary: tokens are 0 .. vocabulary - 1, of which 0 is padding; 0 if the inputs are numbers.
+    """
+
+    shape: tuple[int, ...]
+    classes: int
+    vocabulary: int = 0
+
+
 @dataclass(frozen=True, eq=False)
 class Examples:
     """Plain arrays, so that Ray's object store shares them without a copy.
 
-    inputs: (n, *shape) uint8 images (channels, height, width) or float32 features.
+    inputs: (n, *shape) uint8 images (channels, height, width), float32 signals or features, or tokens of any unsigned type.
     labels: (n,) int64.
-    mean, std: (shape[0],) float32, of each channel or feature, after division by 255 for uint8.
+    mean, std: (shape[0],) float32, of each channel or feature, after division by 255 for uint8; empty for tokens.
+    vocabulary: how many tokens there are, padding included; 0 if the inputs are numbers.
     """
 
     inputs: npt.NDArray[Any]
     labels: Ints
     mean: Floats
     std: Floats
+    vocabulary: int = 0
 
-    def batch(self, rows: Ints) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return the normalised inputs (b, *shape) float32 and the labels (b,) int64 of these rows, both fresh copies."""
+    @property
+    def dtype(self) -> torch.dtype:
+        """The type of the inputs in a batch."""
         import torch
 
+        return torch.int64 if self.vocabulary else torch.float32
+
+    def batch(self, rows: Ints) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the inputs (b, *shape) and the labels (b,) int64 of these rows, both fresh copies.
+
+        Inputs are normalised float32, or int64 tokens.
+        """
+        import torch
+
+        if self.vocabulary:
+            return torch.from_numpy(self.inputs[rows].astype(np.int64)), torch.from_numpy(self.labels[rows])
         inputs = self.inputs[rows].astype(np.float32)
         if self.inputs.dtype == np.uint8:
             inputs /= np.float32(255)

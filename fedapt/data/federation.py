@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from fedapt.data import strokes
 from fedapt.data.digits import digits
-from fedapt.data.examples import Examples, freeze, statistics
+from fedapt.data.examples import DataShape, Examples, freeze, statistics
 from fedapt.data.owners import owners, rows_of
 from fedapt.data.partition import Task
 from fedapt.data.source import Source
@@ -45,6 +45,11 @@ class Federation:
         return len(self.class_names)
 
     @property
+    def data_shape(self) -> DataShape:
+        """What a model has to know of these samples."""
+        return DataShape(self.shape, self.classes, self.train.vocabulary)
+
+    @property
     def clients(self) -> int:
         """The number of clients, those without data included."""
         return len(self.rows)
@@ -63,11 +68,12 @@ def load(spec: DataSpec, clients: int, seed: int) -> Federation:
     source = _source(spec, clients, seed)
     owner = owners(spec.partition, Task(source.labels, clients, seed, source.columns))
     inputs, test_inputs = source.inputs(owner)
-    mean, std = statistics(inputs)
+    none = np.zeros(0, np.float32)
+    mean, std = (none, none) if source.vocabulary else statistics(inputs)
     own = [_hold_out(rows, spec.held_out, client, seed) for client, rows in enumerate(rows_of(owner, clients))]
     return Federation(
-        train=Examples(freeze(inputs), freeze(source.labels), mean, std),
-        test=Examples(freeze(test_inputs), freeze(source.test_labels), mean, std),
+        train=Examples(freeze(inputs), freeze(source.labels), mean, std, source.vocabulary),
+        test=Examples(freeze(test_inputs), freeze(source.test_labels), mean, std, source.vocabulary),
         rows=tuple(kept for kept, _ in own),
         held_out=tuple(held_out for _, held_out in own),
         class_names=source.class_names,

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from fedapt.data.columns import Place
 from fedapt.data.extras import need
+from fedapt.data.tables import Place
 from fedapt.errors import DamagedData
 
 if TYPE_CHECKING:
@@ -40,9 +40,21 @@ def inputs(column: pa.ChunkedArray, shape: Sequence[int] | None, place: Place) -
         if values[0].startswith(ENCODED):
             return _shaped(_images(values, place), shape, place)
         return _raw(values, shape, place)
-    if kind in ("string", "large_string", "string_view"):
-        raise place.wrong("it holds text; this version trains on images and feature vectors.")
     return _shaped(_lists(column, place), shape, place)
+
+
+def signals(column: pa.ChunkedArray, shape: Sequence[int], place: Place) -> Array:
+    """Return (n, channels, steps) float32 of nested lists, or of flat ones that hold all channels of one step after the other.
+
+    shape: channels and steps. Raises SetupError for anything else.
+    """
+    channels, steps = shape
+    values = inputs(column, None, place)
+    if values.shape[1:] == (1, channels, steps):
+        return values[:, 0].astype(np.float32)
+    if values.shape[1:] not in ((channels * steps,), (1, steps, channels)):
+        raise place.wrong(f"{steps} steps of {channels} numbers are needed, but its samples are {list(values.shape[1:])}.")
+    return np.ascontiguousarray(values.reshape(-1, steps, channels).transpose(0, 2, 1), np.float32)
 
 
 def _content(value: dict[str, Any], row: int, place: Place) -> bytes:

@@ -227,7 +227,8 @@ PARTITIONS: dict[str, type[Partition]] = {
 }
 
 
-def _spelled_out(value: Any) -> Any:
+def spelled_out(value: Any) -> Any:
+    """Return a bare name as the block that it is short for."""
     return {"kind": value} if isinstance(value, str) else value
 
 
@@ -236,4 +237,4 @@ if TYPE_CHECKING:
 else:
     _BLOCK = Annotated[Union[tuple(PARTITIONS.values())], Field(discriminator="kind")]  # noqa: UP007
     _NAME_OR_BLOCK = Union[Literal[tuple(PARTITIONS)], _BLOCK]  # noqa: UP007
-    AnyPartition = Annotated[_BLOCK, BeforeValidator(_spelled_out, json_schema_input_type=_NAME_OR_BLOCK)]
+    AnyPartition = Annotated[_BLOCK, BeforeValidator(spelled_out, json_schema_input_type=_NAME_OR_BLOCK)]

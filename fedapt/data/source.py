@@ -23,6 +23,7 @@ class Source:
     labels:      (n,) int64 of the training samples, in 0 .. classes - 1; `test_labels` (m,) of the global test set.
     class_names: one a class.
     columns:     further columns (n,) that a partition asked for, as numbers.
+    vocabulary:  how many tokens there are, padding included, where the inputs are tokens; else 0.
     inputs:      from the owner of each row (n,) int32, -1 for nobody, to the inputs (n, *shape) and the test set's (m, *shape).
     """
 
@@ -31,6 +32,7 @@ class Source:
     class_names: tuple[str, ...]
     inputs: Callable[[npt.NDArray[np.int32]], tuple[Array, Array]]
     columns: Mapping[str, Array] = field(default_factory=dict)
+    vocabulary: int = 0
 
 
 def split_off(count: int, share: float, seed: int) -> tuple[Ints, Ints]:

@@ -8,6 +8,7 @@ from typing import Annotated, Self
 from pydantic import Field, model_validator
 
 from fedapt.data.partition import AnyPartition, Iid
+from fedapt.data.tokens import AnyTokens
 from fedapt.options import Options
 
 BUILT_IN = ("strokes", "digits")
@@ -16,11 +17,13 @@ Size = Annotated[int, Field(ge=1)]
 
 
 class Columns(Options):
-    """The columns of a table; null: input and label are found by their usual names, and nothing names a client."""
+    """The columns of a table; null: found by their usual names."""
 
-    input: str | None = Field(default=None, description="the column of images or feature vectors")
-    label: str | None = Field(default=None, description="the column of classes")
-    client: str | None = Field(default=None, description="the column of client ids, for the partition natural_id")
+    input: str | None = Field(default=None, description="the column of images, feature vectors or texts")
+    label: str | None = Field(default=None, description="the column of classes; characters of running text need none")
+    client: str | Annotated[list[str], Field(min_length=1)] | None = Field(
+        default=None, description="the column of client ids, or several that tell clients apart together; for natural_id"
+    )
 
 
 class DataSpec(Options):
@@ -41,7 +44,12 @@ class DataSpec(Options):
     test_samples: Size | None = Field(None, description="test samples to use, a random choice; null: all, 10,000 strokes")
     columns: Columns = Field(default_factory=Columns, description="the columns of a table")
     shape: Annotated[list[Size], Field(min_length=1, max_length=3)] | None = Field(
-        None, description="channels, height, width of one sample stored as raw bytes or as a flat list"
+        None,
+        description="channels, height, width of one image stored as raw bytes or as a flat list; or channels, steps of one "
+        "signal stored step by step",
+    )
+    tokens: AnyTokens | None = Field(
+        None, description="how text becomes tokens; null: words where there are labels, else characters that follow one another"
     )
     held_out: float = Field(
         0.1, ge=0, lt=1, description="share of each client's own samples kept from training, to measure the spread over clients"
@@ -50,7 +58,7 @@ class DataSpec(Options):
 
     @model_validator(mode="after")
     def _nothing_that_a_built_in_source_would_ignore(self) -> Self:
-        given = [name for name in ("test", "columns", "shape") if getattr(self, name) not in (None, Columns())]
+        given = [name for name in ("test", "columns", "shape", "tokens") if getattr(self, name) not in (None, Columns())]
         if self.source in BUILT_IN and given:
             raise ValueError(
                 f"`{given[0]}` describes a file or a data set of the hub, but the source `{self.source}` is built in"

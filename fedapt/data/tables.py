@@ -8,6 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+import numpy.typing as npt
+
 from fedapt.data.extras import need
 from fedapt.errors import DamagedData, SetupError
 
@@ -18,6 +21,18 @@ PACKAGE = "pyarrow"
 
 
 @dataclass(frozen=True)
+class Place:
+    """Where a column is: for error messages, which begin with it."""
+
+    where: str
+    column: str
+
+    def wrong(self, problem: str) -> SetupError:
+        """Return the error that says what is wrong with this column."""
+        return SetupError(f"{self.where}: column `{self.column}`: {problem}")
+
+
+@dataclass(frozen=True)
 class Frame:
     """A table whose columns are read when they are asked for."""
 
@@ -25,6 +40,23 @@ class Frame:
     count: int
     schema: pa.Schema
     read: Callable[[str], pa.ChunkedArray]
+
+
+@dataclass(frozen=True, eq=False)
+class Part:
+    """Some rows of a table, ascending."""
+
+    frame: Frame
+    rows: npt.NDArray[np.int64]
+
+    def read(self, column: str) -> pa.ChunkedArray:
+        """Return these rows of a column."""
+        values = self.frame.read(column)
+        return values if len(self.rows) == self.frame.count else values.take(self.rows)
+
+    def place(self, column: str) -> Place:
+        """Return where a column is, for error messages."""
+        return Place(self.frame.where, column)
 
 
 def from_path(path: str, key: str) -> dict[str, Frame]:

@@ -18,11 +18,13 @@ from flwr.serverapp import Grid
 
 from fedapt.clients.instructions import EvaluateReport, TrainReport
 from fedapt.cost.ledger import LedgerRow
+from fedapt.cost.planner import Refusal
+from fedapt.grid.batteries import Batteries
 from fedapt.grid.exact_sum import ExactSum
 from fedapt.grid.flower import EVALUATE, TRAIN, identify_process, instruction
 from fedapt.grid.participant import Participant
 from fedapt.grid.visit import Arrays, Outcome, Task, add_up
-from fedapt.grid.wishes import Wishes
+from fedapt.grid.wishes import Observation, Wishes
 
 
 class Transport(Protocol):
@@ -50,10 +52,11 @@ class Gateway(Grid):
         *,
         linear: bool,
         deadline_s: float | None = None,
+        batteries: Batteries | None = None,
         on_outcome: Callable[[Outcome], None] = lambda outcome: None,
     ) -> None:
         identify_process()
-        self.participants, self.wishes = participants, wishes
+        self.participants, self.wishes, self.batteries = participants, wishes, batteries or Batteries()
         self._transport, self._seed, self._linear, self._on_outcome = transport, seed, linear, on_outcome
         self._deadline_s = deadline_s
         self._round, self._nodes = 0, list(participants)
@@ -79,7 +82,7 @@ class Gateway(Grid):
         for content, kind, clients in _broadcasts(messages):
             arrays = {name: np.asarray(array.numpy()) for name, array in next(iter(content.array_records.values())).items()}
             config = next(iter(content.config_records.values()), ConfigRecord())
-            tasks = [self._task(client, kind, config) for client in clients]
+            tasks = self._tasks(clients, kind, config)
             total = ExactSum() if self._linear and kind == TRAIN else None
             outcomes = []
             for outcome in self._outcomes(arrays, tasks, total):
@@ -95,14 +98,21 @@ class Gateway(Grid):
             replies += _mean_reply(arrays, trained, total) if total is not None else _replies(arrays, trained)
         return replies
 
-    def _task(self, client: int, kind: str, config: ConfigRecord) -> Task:
-        participant = self.participants[client]
+    def _tasks(self, clients: Sequence[int], kind: str, config: ConfigRecord) -> list[Task]:
+        """Plan each client's work; one that cannot afford a round of training sits it out, and the ledger says so."""
         proximal_mu = float(config.get("proximal-mu", 0.0))  # type: ignore[arg-type]
-        bits = participant.bits(self.wishes.of(participant.policy, client).bits, proximal_mu)
-        assert isinstance(bits, dict), "a client that cannot take part is never shown to the strategy"
-        told = participant.instructions(self._seed, self._round, proximal_mu)
-        samples, held_out, admission = participant.samples, participant.held_out, participant.admission
-        return Task("train" if kind == TRAIN else "evaluate", bits, told, samples, held_out, admission)
+        tasks = []
+        for client in clients:
+            participant = self.participants[client]
+            battery_j = self.batteries.usable_j(client) if kind == TRAIN else None
+            plan = participant.plan(self.wishes.of(participant.policy, client), proximal_mu, battery_j)
+            if isinstance(plan, Refusal):
+                self.rows.append(participant.refused(self._round, plan, self.batteries.level_j.get(client)))
+            else:
+                tasks.append(
+                    participant.task("train" if kind == TRAIN else "evaluate", plan, self._seed, self._round, proximal_mu)
+                )
+        return tasks
 
     def _outcomes(self, arrays: Arrays, tasks: Sequence[Task], total: ExactSum | None) -> Iterator[Outcome]:
         """Yield what the transport does; with a deadline, updates are summed here and not there, for late ones do not count."""
@@ -120,23 +130,20 @@ class Gateway(Grid):
                 yield outcome if total is None else add_up(outcome, total)
 
     def _row(self, task: Task, outcome: Outcome) -> LedgerRow:
-        return self.participants[outcome.client].row(self._round, outcome, task.bits, task.instructions.proximal_mu)
+        participant = self.participants[outcome.client]
+        wish = self.wishes.of(participant.policy, outcome.client)
+        return participant.row(self._round, outcome, task, wish, self.batteries.level_j.get(outcome.client))
 
     def _record(self, tasks: Sequence[Task], outcomes: Sequence[Outcome]) -> None:
-        """Write the ledger rows, and let the wishes learn from what was admitted."""
+        """Write the ledger rows, and keep for the wishes what admitted updates say."""
         given = {task.client: task for task in tasks}
-        learned: dict[tuple[str, float], list[Outcome]] = {}
         for outcome in outcomes:
-            participant = self.participants[outcome.client]
             task = given[outcome.client]
             self.rows.append(self._row(task, outcome))
-            if outcome.status == "ok" and isinstance(outcome.report, TrainReport) and outcome.report.layers:
-                learned.setdefault((participant.policy.model_dump_json(), participant.lr), []).append(outcome)
-        for (_, lr), same in learned.items():
-            policy = self.participants[same[0].client].policy
-            self.wishes.learn(
-                policy, lr, [(o.client, given[o.client].bits, o.report.layers) for o in same if isinstance(o.report, TrainReport)]
-            )
+            if outcome.status == "ok" and isinstance(outcome.report, TrainReport):
+                participant = self.participants[outcome.client]
+                told = Observation(outcome.client, participant.policy, participant.lr, task.plan.bits, outcome.report)
+                self.wishes.observe(told)
 
     def push_messages(self, messages: Iterable[Message]) -> list[str]:
         """Carry messages at once and keep the replies for `pull_messages`."""

@@ -8,11 +8,11 @@ from typing import Any
 
 from fedapt.admission import Admission
 from fedapt.clients.instructions import Instructions, TrainReport
-from fedapt.clients.precision.policy import Policy
+from fedapt.clients.precision.policy import Policy, Wish
 from fedapt.cost.ledger import LedgerRow
 from fedapt.cost.model import Cost, CostModel
-from fedapt.cost.projection import Refusal
-from fedapt.grid.visit import Outcome
+from fedapt.cost.planner import Demand, Plan, Refusal
+from fedapt.grid.visit import Outcome, Task
 
 
 @dataclass(frozen=True)
@@ -32,33 +32,50 @@ class Participant:
     energy_budget_j: float | None
     admission: Admission = field(default_factory=Admission)
 
-    def bits(self, wish: Mapping[str, int], proximal_mu: float = 0.0) -> dict[str, int] | Refusal:
-        """Project a wish onto this client's own budget."""
-        batches = _one_by_one(self.instructions(0, 0, proximal_mu).batches(self.samples))
-        buffers = self._start_bytes(proximal_mu)
-        return self.cost.project(wish, batches, self.memory_budget_bytes, self.energy_budget_j, buffers_bytes=buffers)
+    def plan(self, wish: Wish, proximal_mu: float = 0.0, battery_j: float | None = None) -> Plan | Refusal:
+        """Plan a round from a wish, within this client's own budget and what its battery may give."""
+        limits = [limit for limit in (self.energy_budget_j, battery_j) if limit is not None]
+        return self.cost.plan(
+            Demand(
+                wish=wish.bits,
+                sensitivity=wish.sensitivity,
+                samples=self.samples,
+                epochs=self.epochs,
+                batch=self.batch,
+                memory_budget=self.memory_budget_bytes,
+                energy_budget=min(limits, default=None),
+                lowest=self.policy.lowest,
+                ladder=self.policy.ladder,
+                buffers_bytes=self._start_bytes(proximal_mu),
+            )
+        )
 
-    def instructions(self, seed: int, round: int, proximal_mu: float) -> Instructions:
-        """Return what to tell the client in a round."""
-        return Instructions(
+    def task(self, kind: str, plan: Plan, seed: int, round: int, proximal_mu: float) -> Task:
+        """Return what the client is asked to do; in smaller batches, each takes its share of a whole batch's step."""
+        told = Instructions(
             seed=seed,
             round=round,
             client=self.client,
             epochs=self.epochs,
-            batch=self.batch,
-            lr=self.lr,
+            batch=plan.batch,
+            lr=self.lr * plan.batch / self.batch,
             rounding=self.policy.rounding,
             grid=self.policy.grid,
             proximal_mu=proximal_mu,
+            copies=plan.bits if self.policy.master else {},
+            frozen=list(plan.frozen),
         )
+        return Task("train" if kind == "train" else "evaluate", plan, told, self.samples, self.held_out, self.admission)
 
-    def row(self, round: int, outcome: Outcome, bits: Mapping[str, int], proximal_mu: float) -> LedgerRow:
+    def row(self, round: int, outcome: Outcome, task: Task, wish: Wish, battery_j: float | None = None) -> LedgerRow:
         """Write one attempt down: training is charged as reported, or as the transport says; a message if it was sent."""
         report = outcome.report if isinstance(outcome.report, TrainReport) else None
-        batches = _one_by_one(report.batches if report else outcome.spent)
-        buffers = self._start_bytes(proximal_mu)
-        cost = self.cost.training_cost(bits, batches, outcome.downlink_bytes, outcome.uplink_bytes, buffers_bytes=buffers)
-        seen = [report.layers.get(layer) for layer in bits] if report else []
+        plan, batches = task.plan, _one_by_one(report.batches if report else outcome.spent)
+        buffers = self._start_bytes(task.instructions.proximal_mu)
+        cost = self.cost.training_cost(
+            plan.bits, batches, outcome.downlink_bytes, outcome.uplink_bytes, plan.frozen, buffers_bytes=buffers
+        )
+        seen = [report.layers.get(layer) for layer in plan.bits] if report else []
         return LedgerRow(
             round=round,
             client=self.client,
@@ -67,11 +84,14 @@ class Participant:
             profile=self.cost.profile.name,
             status=outcome.status,
             reason=outcome.reason,
+            choice=self._choice(wish, plan),
             samples=report.samples if report else 0,
             steps=len(batches),
+            batch=plan.batch,
+            frozen_layers=len(plan.frozen),
             train_loss=report.train_loss if report else None,
-            layer_bits=list(bits.values()),
-            mean_bits=self._mean_bits(bits),
+            layer_bits=list(plan.bits.values()),
+            mean_bits=self._mean_bits(plan.bits),
             gavg=[layer.gavg if layer else 0.0 for layer in seen],
             underflow_share=[layer.underflow_share if layer else 0.0 for layer in seen],
             clip_share=[layer.clip_share if layer else 0.0 for layer in seen],
@@ -80,8 +100,30 @@ class Participant:
             uplink_bytes=outcome.uplink_bytes,
             memory_budget_bytes=self.memory_budget_bytes,
             energy_budget_j=self.energy_budget_j,
+            battery_j=battery_j,
             **_columns(cost),
         )
+
+    def refused(self, round: int, refusal: Refusal, battery_j: float | None = None) -> LedgerRow:
+        """Write down that the client does not take part, which costs nothing."""
+        return LedgerRow(
+            round=round,
+            client=self.client,
+            attempt=0,
+            group=self.group,
+            profile=self.cost.profile.name,
+            status="refused",
+            reason=refusal.reason,
+            memory_budget_bytes=self.memory_budget_bytes,
+            energy_budget_j=self.energy_budget_j,
+            battery_j=battery_j,
+            bytes_source="constant",
+        )
+
+    def _choice(self, wish: Wish, plan: Plan) -> str:
+        """Say in words which bits were wished and what became of them."""
+        asked = f"{self.policy.kind} asks for {self._mean_bits(wish.bits):.3g} bits"
+        return "; ".join(part for part in (asked + (f" ({wish.why})" if wish.why else ""), plan.reason) if part)
 
     def _start_bytes(self, proximal_mu: float) -> int:
         """Return what FedProx's pull to the start costs: a float copy of the model as it came."""
@@ -103,6 +145,7 @@ def _columns(cost: Cost) -> dict[str, Any]:
         "energy_j": cost.energy.total_j,
         **{f"energy_{part}": value for part, value in asdict(cost.energy).items()},
         **{f"energy_{table}_j": energy.total_j for table, energy in cost.energies.items()},
+        "energy_operands_j": cost.energy_operands.total_j,
         "time_s": cost.time.total_s,
         **{f"time_{part}": value for part, value in asdict(cost.time).items()},
         "memory_bytes": cost.memory.total_bytes,

@@ -18,11 +18,14 @@ from fedapt.admission import Admission, admit_report, admit_update, one_line, op
 from fedapt.clients.app import payload, record
 from fedapt.clients.faulty import Dropped
 from fedapt.clients.instructions import EvaluateReport, Instructions, TrainReport
+from fedapt.clients.rooms import instructions_room
 from fedapt.cost.ledger import Status
+from fedapt.cost.planner import Plan
 from fedapt.errors import DamagedData
 from fedapt.grid.exact_sum import ExactSum
 from fedapt.grid.flower import context_of, instruction, why_failed
 from fedapt.grid.reasons import reason_of
+from fedapt.quant import FLOAT_BITS
 from fedapt.quant.wire import QuantisedModel, quantise_arrays, to_bytes
 from fedapt.seeding import torch_stream
 
@@ -34,12 +37,11 @@ Arrays = Mapping[str, np.ndarray]
 class Task:
     """What one client is asked to do.
 
-    bits: by layer, 32 for float; samples, held_out: how many the client is registered with; attempt: from 1, it changes no bit
-    of the result.
+    samples, held_out: how many the client is registered with; attempt: from 1, it changes no bit of the result.
     """
 
     kind: Literal["train", "evaluate"]
-    bits: Mapping[str, int]
+    plan: Plan
     instructions: Instructions
     samples: int
     held_out: int
@@ -50,6 +52,11 @@ class Task:
     def client(self) -> int:
         """The client's number."""
         return self.instructions.client
+
+    @property
+    def bits(self) -> Mapping[str, int]:
+        """Widths in which the model crosses the network: a client that keeps a float master is sent floats."""
+        return dict.fromkeys(self.plan.bits, FLOAT_BITS) if self.instructions.copies else self.plan.bits
 
     @property
     def planned(self) -> dict[int, int]:
@@ -84,7 +91,8 @@ def down(arrays: Arrays, task: Task) -> tuple[QuantisedModel, bytes]:
     told = task.instructions
     generator = torch_stream(told.seed, f"down:{task.kind}", told.round, told.client)
     start = quantise_arrays(arrays, task.bits, told.grid, "stochastic", generator)
-    return start, to_bytes(start, {"instructions": told.model_dump()})
+    room = instructions_room({name.rpartition(".")[0] for name in arrays})
+    return start, to_bytes(start, {"instructions": told.model_dump()}, room)
 
 
 def visit(arrays: Arrays, task: Task, app: App, total: ExactSum | None) -> Outcome:

@@ -11,60 +11,113 @@ go on being lost.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
+import torch
 
-from fedapt.clients.instructions import LayerReport
-from fedapt.clients.precision.policy import Policy
+from fedapt.clients.instructions import TrainReport
+from fedapt.clients.precision.evidence import UNIT_BITS, Evidence
+from fedapt.clients.precision.policy import Policy, Wish
 from fedapt.quant import FLOAT_BITS
+from fedapt.quant.grid import fit
 from fedapt.quant.weight import gavg_at
 
 DECILE = 0.1
 NEWEST = 0.5
-UNIT_BITS = 8
+
+Arrays = Mapping[str, np.ndarray]
+
+
+@dataclass(frozen=True)
+class Observation:
+    """One admitted update: the bits that its layers had, and what the client says about them."""
+
+    client: int
+    policy: Policy
+    lr: float
+    bits: Mapping[str, int]
+    report: TrainReport
 
 
 @dataclass
-class Wish:
-    """bits: by layer; gavg: by layer, the running mean of Gavg as it would be at 8 bits, so that it survives a change of bits."""
+class Learned:
+    """A wish, and the running mean of Gavg by layer, as it would be at 8 bits."""
 
-    bits: dict[str, int]
+    wish: Wish
     gavg: dict[str, float] = field(default_factory=dict)
 
 
 class Wishes:
-    """The wishes of a run; what they hold between rounds is numbers by name."""
+    """The wishes of a run; what they hold between rounds is plain data by name."""
 
     def __init__(self, layers: Sequence[str]) -> None:
         self._layers = layers
-        self.wishes: dict[str, Wish] = {}
+        self._observed: list[Observation] = []
+        self.learned: dict[str, Learned] = {}
 
     def of(self, policy: Policy, client: int) -> Wish:
         """Return the wish that holds for a client with this policy."""
-        key = policy.model_dump_json() + (f"#{client}" if policy.scope == "client" else "")
-        if key not in self.wishes:
-            self.wishes[key] = Wish(policy.start(self._layers))
-        return self.wishes[key]
+        return self._learned(policy, client).wish
 
-    def learn(
-        self, policy: Policy, lr: float, updates: Iterable[tuple[int, Mapping[str, int], Mapping[str, LayerReport]]]
-    ) -> None:
-        """Take (client, bits, report by layer) of one round's admitted updates in client order; adapt the wishes concerned."""
-        seen: dict[int, tuple[Wish, list[tuple[Mapping[str, int], Mapping[str, LayerReport]]]]] = {}
-        for client, bits, reports in updates:
-            wish = self.of(policy, client)
-            seen.setdefault(id(wish), (wish, []))[1].append((bits, reports))
-        for wish, observed in seen.values():
-            for layer in self._layers:
-                values = [
-                    gavg_at(reports[layer].gavg, bits[layer], UNIT_BITS, policy.grid)
-                    for bits, reports in observed
-                    if layer in reports and bits[layer] != FLOAT_BITS
-                ]
-                if values:
-                    now = float(np.quantile(values, DECILE, method="lower"))
-                    wish.gavg[layer] = now if layer not in wish.gavg else (1 - NEWEST) * wish.gavg[layer] + NEWEST * now
-            here = {layer: gavg_at(mean, UNIT_BITS, wish.bits[layer], policy.grid) for layer, mean in wish.gavg.items()}
-            wish.bits = policy.adapt(wish.bits, here, lr)
+    def observe(self, observation: Observation) -> None:
+        """Keep what a client said until the round is aggregated."""
+        self._observed.append(observation)
+
+    def adapt(self, before: Arrays, after: Arrays) -> None:
+        """Let every policy learn from the round, whose aggregation made one global model of another."""
+        observed, self._observed = sorted(self._observed, key=lambda seen: seen.client), []
+        concerned: dict[int, tuple[Learned, list[Observation]]] = {}
+        for seen in observed:
+            learned = self._learned(seen.policy, seen.client)
+            concerned.setdefault(id(learned), (learned, []))[1].append(seen)
+        weights = {layer: after[f"{layer}.weight"] for layer in self._layers}
+        update = {layer: values - before[f"{layer}.weight"] for layer, values in weights.items()}
+        for learned, same in concerned.values():
+            policy = same[0].policy
+            learned.gavg |= _running_means(learned.gavg, policy, same)
+            evidence = Evidence(
+                lr=math.fsum(seen.lr for seen in same) / len(same),
+                grid=policy.grid,
+                gavg=learned.gavg,
+                step={
+                    layer: float(fit(torch.from_numpy(weights[layer]), UNIT_BITS, policy.grid).scale.mean()) for layer in weights
+                },
+                weights={layer: values.size for layer, values in weights.items()},
+                update=update,
+                train_loss=_train_loss(same),
+            )
+            learned.wish = policy.adapt(learned.wish, evidence)
+
+    def discard(self) -> None:
+        """Forget a round that came to nothing."""
+        self._observed = []
+
+    def _learned(self, policy: Policy, client: int) -> Learned:
+        key = policy.model_dump_json() + (f"#{client}" if policy.scope == "client" else "")
+        if key not in self.learned:
+            self.learned[key] = Learned(Wish(policy.start(self._layers)))
+        return self.learned[key]
+
+
+def _running_means(gavg: Mapping[str, float], policy: Policy, same: Sequence[Observation]) -> dict[str, float]:
+    """Return the new running mean of each layer that was observed."""
+    means = {}
+    for layer in dict.fromkeys(name for seen in same for name in seen.report.layers):
+        values = [
+            gavg_at(seen.report.layers[layer].gavg, seen.bits[layer], UNIT_BITS, policy.grid)
+            for seen in same
+            if layer in seen.report.layers and seen.bits[layer] != FLOAT_BITS
+        ]
+        if values:
+            now = float(np.quantile(values, DECILE, method="lower"))
+            means[layer] = now if layer not in gavg else (1 - NEWEST) * gavg[layer] + NEWEST * now
+    return means
+
+
+def _train_loss(same: Sequence[Observation]) -> float | None:
+    reports = [seen.report for seen in same if seen.report.train_loss is not None and seen.report.samples]
+    samples = sum(report.samples for report in reports)
+    return math.fsum(report.samples * (report.train_loss or 0.0) for report in reports) / samples if samples else None

@@ -16,6 +16,8 @@ from fedapt.clients.samples.filter import Filter
 from fedapt.data import Federation
 from fedapt.grid.visit import App
 from fedapt.models import build
+from fedapt.models.model import ModelOptions
+from fedapt.quant import OperandWidths
 from fedapt.quant.skeleton import Skeleton
 
 
@@ -26,6 +28,7 @@ class ClientMethod:
     backward: Backward
     samples: Filter
     continual: Continual
+    operands: OperandWidths = field(default_factory=OperandWidths)
 
 
 @dataclass(frozen=True)
@@ -33,7 +36,7 @@ class Workshop:
     """What a worker needs to play any client; plain data, shared with workers once."""
 
     federation: Federation
-    model: str
+    model: ModelOptions
     methods: Sequence[ClientMethod]
     method_of: Sequence[int]
     faults: Faults = field(default_factory=Faults)
@@ -45,8 +48,8 @@ class Workshop:
     def clients(self) -> Callable[[Context], Client]:
         """Return the function that finds the client of a node, by its `partition-id`."""
         skeletons = [
-            Skeleton(build(self.model, self.federation.shape, self.federation.classes, 0), m.backward.rule())
-            for m in self.methods
+            Skeleton(lambda: build(self.model, self.federation.data_shape, 0), method.backward.rule(), method.operands)
+            for method in self.methods
         ]
 
         def client_of(context: Context) -> Client:

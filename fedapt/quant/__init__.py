@@ -2,11 +2,12 @@
 
 from fedapt.quant.grid import FLOAT_BITS, HIGHEST_BITS, LOWEST_BITS, Grid, GridOptions
 from fedapt.quant.layers import Quantised, QuantisedLayer, quantisable, quantise
+from fedapt.quant.operands import OperandWidths
 from fedapt.quant.ops import BackwardRule
 from fedapt.quant.packing import pack, packed_size, unpack
 from fedapt.quant.rounding import Rounding
 from fedapt.quant.sgd import LayerStatistics, SingleCopySGD
-from fedapt.quant.weight import CodedWeight, FloatWeight, Weight, quantise_tensor
+from fedapt.quant.weight import CodedWeight, FloatWeight, MasterWeight, Weight, quantise_tensor
 
 __all__ = [
     "FLOAT_BITS",
@@ -18,6 +19,8 @@ __all__ = [
     "Grid",
     "GridOptions",
     "LayerStatistics",
+    "MasterWeight",
+    "OperandWidths",
     "Quantised",
     "QuantisedLayer",
     "Rounding",

@@ -13,10 +13,12 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from fedapt.quant.grid import GridOptions
+from fedapt.quant.grid import FLOAT_BITS, GridOptions
+from fedapt.quant.lean import lean
+from fedapt.quant.operands import CodedTensor, OperandWidths, quantise_activations, quantise_errors
 from fedapt.quant.ops import BackwardRule, Op, op_of
 from fedapt.quant.rounding import Rounding
-from fedapt.quant.weight import Weight, quantise_tensor
+from fedapt.quant.weight import TrainedWeight, quantise_tensor
 
 
 class _Compute(torch.autograd.Function):
@@ -25,45 +27,87 @@ class _Compute(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, bias: Tensor | None, anchor: Tensor, layer: QuantisedLayer) -> Tensor:
         ctx.layer, ctx.x_shape = layer, x.shape
-        ctx.save_for_backward(*layer.rule.save(layer.op, x))
-        layer.pending += 1
+        codes, x = layer.read(x)
+        kept: list[CodedTensor] = []
+        if layer.trainable:
+            layer.pending += 1
+            kept = [layer.coded(tensor, x, codes) for tensor in layer.rule.save(layer.op, x)]
+        ctx.save_for_backward(*(tensor.codes for tensor in kept))
+        ctx.grids = [(tensor.scale, tensor.zero) for tensor in kept]
         return layer.op.forward(x, layer.weight.dequantise(), bias)
 
     @staticmethod
     def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
-        layer, saved = ctx.layer, ctx.saved_tensors
+        layer = ctx.layer
+        error = layer.hear(grad_output)
+        kept = zip(ctx.saved_tensors, ctx.grids, strict=True)
+        saved = tuple(CodedTensor(codes, *grid).dequantise() for codes, grid in kept)
         # The error goes back through the weights of the forward pass, so it is computed before they move.
         grad_x = None
         if ctx.needs_input_grad[0]:
-            grad_x = layer.rule.input_gradient(layer.op, saved, ctx.x_shape, layer.weight.dequantise(), grad_output)
+            grad_x = layer.rule.input_gradient(layer.op, saved, ctx.x_shape, layer.weight.dequantise(), error)
         if layer.trainable:
-            layer.receive(layer.rule.weight_gradient(layer.op, saved, layer.weight.shape, grad_output))
-        grad_bias = layer.op.bias_gradient(grad_output) if ctx.needs_input_grad[1] else None
+            layer.receive(layer.rule.weight_gradient(layer.op, saved, layer.weight.shape, error))
+        grad_bias = layer.op.bias_gradient(error) if ctx.needs_input_grad[1] else None
         return grad_x, grad_bias, None, None
 
 
 class QuantisedLayer(nn.Module):
-    """A Linear or Conv2d whose weight is one `Weight`; its bias stays a float parameter.
+    """A Linear, Conv1d, Conv2d or Embedding whose weight is one `TrainedWeight`; its bias stays a float parameter.
 
-    `on_gradient(layer, gradient)` is set by the optimiser and called once a step, when the gradient is complete; a layer that
-    is not `trainable` only passes the error on.
+    `on_gradient(layer, gradient)` is set by the optimiser and called once a step, when the gradient is complete; `generator` is
+    the optimiser's, for errors that are quantised. A layer that is not `trainable` only passes the error on.
     """
 
-    def __init__(self, name: str, op: Op, weight: Weight, bias: nn.Parameter | None, rule: BackwardRule, trainable: bool) -> None:
+    def __init__(
+        self,
+        name: str,
+        op: Op,
+        weight: TrainedWeight,
+        bias: nn.Parameter | None,
+        rule: BackwardRule,
+        trainable: bool,
+        operands: OperandWidths,
+    ) -> None:
         super().__init__()
         self.name, self.op, self.weight, self.rule, self.trainable = name, op, weight, rule, trainable
-        self.bias = bias
+        self.bias, self.operands = bias, operands
+        self.generator: torch.Generator | None = None
         self.anchor = torch.zeros(0, requires_grad=True)
         self.on_gradient: Callable[[QuantisedLayer, Tensor], None] | None = None
         self.pending = 0
         self._sum: Tensor | None = None
 
     def forward(self, x: Tensor) -> Tensor:
-        """Compute as the layer that this one replaced, on the dequantised weight."""
-        if not torch.is_grad_enabled():
-            return self.op.forward(x, self.weight.dequantise(), self.bias)
+        """Compute as the layer that this one replaced, on the dequantised weight.
+
+        What nobody will ask for a gradient stays out of autograd and keeps nothing: evaluation, and a frozen first layer.
+        """
+        wanted = self.trainable or x.requires_grad or (self.bias is not None and self.bias.requires_grad)
+        if not (wanted and torch.is_grad_enabled()):
+            return self.op.forward(self.read(x)[1], self.weight.dequantise(), self.bias)
         result: Tensor = _Compute.apply(x, self.bias, self.anchor, self)  # type: ignore[no-untyped-call]
         return result
+
+    def read(self, x: Tensor) -> tuple[CodedTensor | None, Tensor]:
+        """Return the codes of an input, if it is quantised, and what the layer computes with; indices are as they are."""
+        if self.operands.activations == FLOAT_BITS or not x.is_floating_point():
+            return None, x
+        return quantise_activations(x.detach(), self.operands.activations)
+
+    def coded(self, kept: Tensor, x: Tensor, codes: CodedTensor | None) -> CodedTensor:
+        """Return what the rule keeps as codes: x as those that it was computed from, another float tensor as its own."""
+        if codes is None or not kept.is_floating_point():
+            return CodedTensor(kept)
+        return codes if kept is x else quantise_activations(kept, self.operands.activations)[0]
+
+    def hear(self, error: Tensor) -> Tensor:
+        """Return the error that both gradients are computed from."""
+        if self.operands.errors == FLOAT_BITS:
+            return error
+        if self.generator is None:
+            raise RuntimeError(f"{self.name}: an optimiser draws what rounds errors; create a SingleCopySGD before backward()")
+        return quantise_errors(error, self.operands.errors, self.generator)
 
     def begin_step(self) -> None:
         """Forget forward passes that were never followed by a backward pass."""
@@ -117,11 +161,14 @@ def quantise(
     rounding: Rounding = "stochastic",
     generator: torch.Generator | None = None,
     rule: BackwardRule | None = None,
+    operands: OperandWidths | None = None,
 ) -> Quantised:
-    """Replace, in place, every Linear and Conv2d of a model by a layer that holds one quantised copy of the weight.
+    """Replace, in place, every layer of a model that has an operation by one that holds one quantised copy of the weight.
 
     bits: one width for all layers, or one for each name in `quantisable(model)`; 32 keeps that layer's weight in float.
     rule: how gradients are computed; exact backpropagation unless given.
+    operands: widths of activations and errors; float unless given. With quantised activations, the ReLU and max pooling modules
+    of the model are replaced too, by ones that keep as little.
 
     Layers that cannot be quantised stay as they are and are named in the result. Raises ValueError for bits outside 2..16 and 32.
     """
@@ -129,7 +176,7 @@ def quantise(
     widths = dict.fromkeys(names, bits) if isinstance(bits, int) else dict(bits)
     if missing := set(names) ^ set(widths):
         raise ValueError(f"bits are given for other layers than the model has: {', '.join(sorted(missing))}")
-    generator = generator or torch.Generator().manual_seed(0)
+    generator, operands, rule = generator or torch.Generator().manual_seed(0), operands or OperandWidths(), rule or BackwardRule()
     modules = dict(model.named_modules())
     layers = {}
     for name in names:
@@ -137,8 +184,12 @@ def quantise(
         op = op_of(module)
         assert op is not None
         weight = quantise_tensor(module.weight, widths[name], grid or GridOptions(), rounding, generator)
-        layers[name] = QuantisedLayer(name, op, weight, module.bias, rule or BackwardRule(), module.weight.requires_grad)
-    _replace(model, {modules[name]: layer for name, layer in layers.items()})
+        bias = getattr(module, "bias", None)
+        layers[name] = QuantisedLayer(name, op, weight, bias, rule, module.weight.requires_grad, operands)
+    replacements: dict[nn.Module, nn.Module] = {modules[name]: layer for name, layer in layers.items()}
+    if operands.activations < FLOAT_BITS:
+        replacements |= {module: small for module in modules.values() if (small := lean(module)) is not None}
+    _replace(model, replacements)
     kept = {name: type(module).__name__ for name, module in modules.items() if name not in layers and _owns_parameters(module)}
     return Quantised(layers, kept)
 

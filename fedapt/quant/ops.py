@@ -43,22 +43,22 @@ class LinearOp:
 
 
 @dataclass(frozen=True)
-class Conv2dOp:
-    """A 2-D convolution with W (out, in / groups, height, width) and x (n, in, height, width)."""
+class ConvOp:
+    """A 1-D or 2-D convolution with W (out, in / groups, *kernel) and x (n, in, *places); depthwise if there are `in` groups."""
 
     kind: ClassVar[str] = "conv"
-    stride: tuple[int, int]
-    padding: tuple[int, int]
-    dilation: tuple[int, int]
+    stride: tuple[int, ...]
+    padding: tuple[int, ...]
+    dilation: tuple[int, ...]
     groups: int
 
     def forward(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         """Compute the layer's output."""
-        if x.dim() != 4:
-            raise ValueError(
-                f"a quantised convolution needs a batch of images (n, channels, height, width), got shape {tuple(x.shape)}"
-            )
-        return F.conv2d(x, weight, bias, self.stride, self.padding, self.dilation, self.groups)
+        if x.dim() != 2 + len(self.stride):
+            places = "length" if len(self.stride) == 1 else "height, width"
+            raise ValueError(f"a quantised convolution needs a batch (n, channels, {places}), got shape {tuple(x.shape)}")
+        convolve = F.conv1d if len(self.stride) == 1 else F.conv2d
+        return convolve(x, weight, bias, self.stride, self.padding, self.dilation, self.groups)
 
     def input_gradient(self, x_shape: Sequence[int], weight: Tensor, grad_output: Tensor) -> Tensor:
         """Return the error for the layer before, shaped as x."""
@@ -72,22 +72,52 @@ class Conv2dOp:
 
     def bias_gradient(self, grad_output: Tensor) -> Tensor:
         """Return the gradient of the bias, (out,)."""
-        return grad_output.sum((0, 2, 3))
+        return grad_output.sum((0, *range(2, grad_output.dim())))
 
     def macs(self, weight_shape: Sequence[int], output_shape: Sequence[int]) -> int:
-        """Multiply-accumulates of one sample, whose output has shape (out, height, width)."""
+        """Multiply-accumulates of one sample, whose output has shape (out, *places)."""
         return math.prod(output_shape) * math.prod(weight_shape[1:])
 
     def _backward(
         self, grad_output: Tensor, x: Tensor, weight: Tensor, wanted: tuple[bool, bool, bool]
     ) -> tuple[Tensor, Tensor, Tensor]:
+        none = (0,) * len(self.stride)
         gradients: tuple[Tensor, Tensor, Tensor] = torch.ops.aten.convolution_backward(
-            grad_output, x, weight, None, self.stride, self.padding, self.dilation, False, (0, 0), self.groups, wanted
+            grad_output, x, weight, None, self.stride, self.padding, self.dilation, False, none, self.groups, wanted
         )
         return gradients
 
 
-Op = LinearOp | Conv2dOp
+@dataclass(frozen=True)
+class EmbeddingOp:
+    """y = W[x] with W (vocabulary, features) and whole numbers x of any shape, through which no error passes."""
+
+    kind: ClassVar[str] = "embedding"
+
+    def forward(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        """Return the rows that x names, (*x, features)."""
+        return F.embedding(x, weight)
+
+    def input_gradient(self, x_shape: Sequence[int], weight: Tensor, grad_output: Tensor) -> Tensor:
+        """Return zeros: the output does not change with an index until it is another one."""
+        return grad_output.new_zeros(tuple(x_shape))
+
+    def weight_gradient(self, x: Tensor, weight_shape: Sequence[int], grad_output: Tensor) -> Tensor:
+        """Return the gradient of the weight: each row's errors, summed over the places that it was read at."""
+        rows = grad_output.reshape(-1, weight_shape[1])
+        return rows.new_zeros(tuple(weight_shape)).index_add_(0, x.reshape(-1), rows)
+
+    def bias_gradient(self, grad_output: Tensor) -> Tensor:
+        """Return what a constant added to every row would get, (features,)."""
+        return grad_output.reshape(-1, grad_output.shape[-1]).sum(0)
+
+    def macs(self, weight_shape: Sequence[int], output_shape: Sequence[int]) -> int:
+        """None: it reads rows and multiplies nothing. Only its update touches every weight."""
+        return 0
+
+
+Op = LinearOp | ConvOp | EmbeddingOp
+OPERATED = frozenset({nn.Linear, nn.Conv1d, nn.Conv2d, nn.Embedding})
 
 
 def op_of(module: nn.Module) -> Op | None:
@@ -97,24 +127,22 @@ def op_of(module: nn.Module) -> Op | None:
     """
     if type(module) is nn.Linear:
         return LinearOp()
-    if type(module) is nn.Conv2d and module.padding_mode == "zeros" and (padding := _padding(module)) is not None:
-        return Conv2dOp(_pair(module.stride), padding, _pair(module.dilation), module.groups)
+    if isinstance(module, nn.Conv1d | nn.Conv2d) and type(module) in {nn.Conv1d, nn.Conv2d} and module.padding_mode == "zeros":
+        padding = _padding(module)
+        return None if padding is None else ConvOp(tuple(module.stride), padding, tuple(module.dilation), module.groups)
+    if type(module) is nn.Embedding and module.padding_idx is None and module.max_norm is None:
+        return None if module.sparse or module.scale_grad_by_freq else EmbeddingOp()
     return None
 
 
-def _padding(conv: nn.Conv2d) -> tuple[int, int] | None:
+def _padding(conv: nn.Conv1d | nn.Conv2d) -> tuple[int, ...] | None:
     """Return the padding on both sides, or None for an even kernel under `same`, which pads one side more."""
     if conv.padding == "valid":
-        return (0, 0)
+        return (0,) * len(conv.stride)
     if conv.padding == "same":
         both = [d * (k - 1) for d, k in zip(conv.dilation, conv.kernel_size, strict=True)]
-        return None if any(total % 2 for total in both) else _pair([total // 2 for total in both])
-    return _pair(conv.padding)  # type: ignore[arg-type]
-
-
-def _pair(values: Sequence[int]) -> tuple[int, int]:
-    first, second = values
-    return int(first), int(second)
+        return None if any(total % 2 for total in both) else tuple(total // 2 for total in both)
+    return tuple(int(side) for side in conv.padding)
 
 
 class BackwardRule:
@@ -124,7 +152,11 @@ class BackwardRule:
     """
 
     def save(self, op: Op, x: Tensor) -> tuple[Tensor, ...]:
-        """Return what is kept from the forward pass for the backward pass."""
+        """Return what is kept from the forward pass for the backward pass.
+
+        Asked only of a layer that trains; the `input_gradient` of one that does not gets an empty tuple. Where activations are
+        quantised, x lies on their grid, and the float tensors that are returned here are kept as codes.
+        """
         return (x,)
 
     def input_gradient(
@@ -134,5 +166,5 @@ class BackwardRule:
         return op.input_gradient(x_shape, weight, grad_output)
 
     def weight_gradient(self, op: Op, saved: tuple[Tensor, ...], weight_shape: torch.Size, grad_output: Tensor) -> Tensor:
-        """Return the gradient of the weight, of shape `weight_shape`."""
+        """Return the gradient of the weight, of shape `weight_shape`: a new tensor, as the update uses it up."""
         return op.weight_gradient(saved[0], weight_shape, grad_output)

@@ -60,7 +60,7 @@ class SingleCopySGD:
         self._starts: dict[int, Tensor] = {}
         self._hooks: list[RemovableHandle] = []
         for layer in self.layers.values():
-            layer.on_gradient = self._move_codes
+            layer.on_gradient, layer.generator = self._move_codes, generator
             self._remember(id(layer), layer.weight.dequantise())
         for parameter in (p for p in model.parameters() if p.requires_grad):
             self._remember(id(parameter), parameter.detach())
@@ -75,7 +75,7 @@ class SingleCopySGD:
         for hook in self._hooks:
             hook.remove()
         for layer in self.layers.values():
-            layer.on_gradient = None
+            layer.on_gradient = layer.generator = None
 
     @contextmanager
     def step(self, observe: bool = True) -> Iterator[None]:
@@ -96,7 +96,7 @@ class SingleCopySGD:
     def _move_codes(self, layer: QuantisedLayer, gradient: Tensor) -> None:
         self._check_finite(layer.name, gradient)
         if self.proximal:
-            gradient.add_(layer.weight.dequantise() - self._starts[id(layer)], alpha=self.proximal)
+            gradient.add_(layer.weight.dequantise(), alpha=self.proximal).sub_(self._starts[id(layer)], alpha=self.proximal)
         statistics = layer.weight.apply(gradient, self.lr, self.rounding, self.generator, self._observe)
         if statistics is not None:
             self._seen[layer.name].append(statistics)
@@ -112,7 +112,7 @@ class SingleCopySGD:
 
     def _check_finite(self, name: str, gradient: Tensor) -> None:
         """Raise RunFailed before a NaN becomes an undefined code; the sum alone is cheap, and can overflow without one."""
-        if not math.isfinite(gradient.sum().item()) and not bool(gradient.isfinite().all()):
+        if not math.isfinite(gradient.sum().item()) and not math.isfinite(torch.linalg.vector_norm(gradient, math.inf).item()):
             raise RunFailed(f"the gradient of {name} became non-finite in step {self.steps + 1}: lower clients.local.lr")
 
     def _remember(self, key: int, start: Tensor) -> None:

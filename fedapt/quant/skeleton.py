@@ -2,39 +2,63 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
+
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from fedapt.errors import DamagedData
-from fedapt.quant.grid import LOWEST_BITS
+from fedapt.quant.grid import FLOAT_BITS, GridOptions
 from fedapt.quant.layers import Quantised, quantise
-from fedapt.quant.ops import BackwardRule
+from fedapt.quant.operands import OperandWidths
+from fedapt.quant.ops import OPERATED, BackwardRule
+from fedapt.quant.weight import FloatWeight, MasterWeight, Weight
 from fedapt.quant.wire import QuantisedModel
 
 
 class Skeleton:
-    """A worker builds one and trains any number of clients in it, one after the other."""
+    """A worker builds one and trains any number of clients in it, one after the other.
 
-    def __init__(self, model: nn.Module, rule: BackwardRule | None = None) -> None:
-        self.model = model
-        self.quantised: Quantised = quantise(model, LOWEST_BITS, rule=rule)
-        self._floats = float_tensors(model)
+    factory: makes the model; its layers' weights are never allocated, as they come with the first model that moves in.
+    """
+
+    def __init__(
+        self, factory: Callable[[], nn.Module], rule: BackwardRule | None = None, operands: OperandWidths | None = None
+    ) -> None:
+        with torch.random.fork_rng(devices=[]), _without_weights():
+            self.model = factory()
+        self.quantised: Quantised = quantise(self.model, FLOAT_BITS, rule=rule, operands=operands)
+        _make_real(self.model)
+        self._floats = float_tensors(self.model)
         crossing = {id(values) for values in self._floats.values()}
         # What does not cross, such as a norm's count of batches, must not pass from one client to the next.
-        self._own = [(buffer, buffer.clone()) for buffer in model.buffers() if id(buffer) not in crossing]
+        self._own = [(buffer, buffer.clone()) for buffer in self.model.buffers() if id(buffer) not in crossing]
+        self._modules = dict(self.model.named_modules())
+        self._layers_that_train = [layer for layer in self.quantised.layers.values() if layer.trainable]
+        self._floats_that_train = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
 
-    def load(self, start: QuantisedModel) -> None:
-        """Let a model move in: its codes are used as they are, not copied; raises DamagedData if it is not this architecture."""
-        layers = self.quantised.layers
+    def load(self, start: QuantisedModel, *, copies: Mapping[str, int] | None = None, grid: GridOptions | None = None) -> None:
+        """Let a model move in, all of it to be trained: its weights are used as they are, not copied.
+
+        copies: bits of the copy that a float weight trains through, by layer; grid: how those copies are laid.
+
+        Raises DamagedData if it is not this architecture, or if a copy is wanted of what is no float weight.
+        """
+        layers, copies = self.quantised.layers, copies or {}
         if set(start.weights) != set(layers) or set(start.floats) != set(self._floats):
             odd = (set(start.weights) ^ set(layers)) | (set(start.floats) ^ set(self._floats))
             raise DamagedData(f"the message is for another model: {', '.join(sorted(odd))} differ")
+        if unknown := set(copies) - set(layers):
+            raise DamagedData(f"copies are wanted of layers that the model does not have: {', '.join(sorted(unknown))}")
         for name, layer in layers.items():
             if start.weights[name].shape != layer.weight.shape:
                 raise DamagedData(
                     f"layer {name}: expected shape {tuple(layer.weight.shape)}, got {tuple(start.weights[name].shape)}"
                 )
-            layer.weight = start.weights[name]
+            weight = start.weights[name]
+            layer.weight = _with_copy(name, weight, copies[name], grid) if name in copies else weight
         with torch.no_grad():
             for name, values in self._floats.items():
                 if start.floats[name].shape != values.shape:
@@ -42,11 +66,63 @@ class Skeleton:
                 values.copy_(start.floats[name])
             for buffer, initial in self._own:
                 buffer.copy_(initial)
+        self.freeze(())
+
+    def freeze(self, names: Collection[str]) -> None:
+        """Train all but these modules, each without what is inside it, until the next call; call it before an optimiser is made.
+
+        Frozen layers before the first that trains keep nothing and compute no gradient. A frozen batch norm still follows its
+        batches: its running means have no gradient. Raises DamagedData for a module that the model does not have.
+        """
+        if unknown := set(names) - set(self._modules):
+            raise DamagedData(f"the model has no modules {', '.join(sorted(unknown))} that could be frozen")
+        for layer in self._layers_that_train:
+            layer.trainable = layer.name not in names
+        frozen = {id(values) for name in names for values in self._modules[name].parameters(recurse=False)}
+        for parameter in self._floats_that_train:
+            parameter.requires_grad_(id(parameter) not in frozen)
 
     def unload(self) -> QuantisedModel:
-        """Return the model that lives here now; its tensors are the living ones."""
+        """Return the model that lives here now; its tensors are the living ones, and of a master with a copy the master."""
         weights = {name: layer.weight for name, layer in self.quantised.layers.items()}
-        return QuantisedModel(weights, {name: values.detach() for name, values in self._floats.items()})
+        alone: dict[str, Weight] = {n: w.master() if isinstance(w, MasterWeight) else w for n, w in weights.items()}
+        return QuantisedModel(alone, {name: values.detach() for name, values in self._floats.items()})
+
+
+def _with_copy(name: str, weight: Weight, bits: int, grid: GridOptions | None) -> MasterWeight:
+    if not isinstance(weight, FloatWeight):
+        raise DamagedData(f"layer {name}: a copy of {bits} bits needs a float weight as its master, got {weight.bits} bits")
+    return MasterWeight(weight.values, bits, grid or GridOptions())
+
+
+@contextmanager
+def _without_weights() -> Iterator[None]:
+    """Put the weights of layers that can be quantised on torch's meta device as soon as they are made, before they are filled.
+
+    Building the whole model there would lose what other modules compute when they are made: tables, masks, counts.
+    """
+
+    def drop(module: nn.Module, name: str, parameter: Tensor | None) -> Tensor | None:
+        if parameter is None or type(module) not in OPERATED or name != "weight" or parameter.is_meta:
+            return None
+        return nn.Parameter(parameter.detach().to("meta"), requires_grad=parameter.requires_grad)
+
+    handle = register_module_parameter_registration_hook(drop)  # type: ignore[arg-type]
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+def _make_real(model: nn.Module) -> None:
+    """Allocate the weights that stay float after all, such as tied ones; they are filled by the model that moves in."""
+    real: dict[int, nn.Parameter] = {}
+    for module in model.modules():
+        for name, parameter in module.named_parameters(recurse=False, remove_duplicate=False):
+            if parameter.is_meta:
+                if id(parameter) not in real:
+                    real[id(parameter)] = nn.Parameter(torch.zeros_like(parameter, device="cpu"), parameter.requires_grad)
+                setattr(module, name, real[id(parameter)])
 
 
 def float_tensors(model: nn.Module) -> dict[str, Tensor]:

@@ -1,4 +1,7 @@
-"""The one copy of a layer's weights: codes on a grid that are trained in place, or a float tensor behind the same interface."""
+"""The one copy of a layer's weights: codes on a grid that are trained in place, or a float tensor behind the same interface.
+
+`MasterWeight` has two copies: it is quantisation-aware training, what the single copy is compared with.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from fedapt.quant.blocks import blocks
 from fedapt.quant.grid import FLOAT_BITS, Grid, GridOptions, fit, levels
 from fedapt.quant.rounding import Rounding, round_to_whole
 
@@ -68,29 +72,72 @@ class CodedWeight:
     def apply(
         self, direction: Tensor, lr: float, rounding: Rounding, generator: torch.Generator, observe: bool
     ) -> UpdateStatistics | None:
-        """Move the codes by -round(lr * direction / scale), clipped to the grid."""
-        scale, _ = self.grid.like(self.codes)
-        wanted = direction * (lr / scale)
-        step = round_to_whole(wanted, rounding, generator)
-        moved = self.codes.to(torch.float32).sub_(step)
+        """Move the codes by -round(lr * direction / scale), clipped to the grid; the direction is used up.
+
+        Block by block: besides the direction it takes the same memory for a layer of any size.
+        """
         highest = 2**self.bits - 1
-        statistics = None
-        if observe:
-            inside = int(((moved >= 0) & (moved <= highest)).count_nonzero())
-            statistics = UpdateStatistics(
-                step_sum=float(torch.linalg.vector_norm(wanted, 1)) / lr if lr else 0.0,
-                underflow=int(direction.count_nonzero()) - int((step * direction).count_nonzero()),
-                clipped=moved.numel() - inside,
-            )
-        self.codes.copy_(moved.clamp_(0, highest))
-        return statistics
+        factor = (lr / self.grid.scale).view(-1, 1)
+        codes = self.codes.view(factor.shape[0], -1)
+        length, lost, clipped = 0.0, 0, 0
+        direction = direction.reshape(codes.shape)
+        for block in blocks(*codes.shape):
+            wanted = direction[block]
+            asked = int(wanted.count_nonzero()) if observe else 0
+            wanted.mul_(factor[block[0]])
+            step = round_to_whole(wanted, rounding, generator)
+            if observe:
+                length += float(wanted.abs_().sum())
+                lost += asked - int(step.count_nonzero())
+            moved = torch.sub(codes[block].to(torch.float32), step, out=step)
+            if observe:
+                clipped += int(moved.clamp(0, highest).sub_(moved).count_nonzero())
+            codes[block] = moved.clamp_(0, highest)
+        return UpdateStatistics(length / lr if lr else 0.0, lost, clipped) if observe else None
 
     def tensors(self) -> dict[str, Tensor]:
         """Return codes, scale and zero under the names that messages use."""
         return {"codes": self.codes, "scale": self.grid.scale, "zero": self.grid.zero}
 
 
+class MasterWeight:
+    """A float32 master that takes the updates, and its nearest codes of `bits`, which forward and backward compute with.
+
+    The grid is laid anew after each update, so nothing ever clips. values: the master, used as it is, not copied.
+    """
+
+    def __init__(self, values: Tensor, bits: int, options: GridOptions) -> None:
+        self.values, self.options = values, options
+        self.shape = values.shape
+        self.copy = CodedWeight(torch.empty(values.shape, dtype=_container(bits)), fit(values, bits, options))
+        self._requantise(torch.Generator())
+
+    @property
+    def bits(self) -> int:
+        """Width of one code of the copy."""
+        return self.copy.bits
+
+    def dequantise(self) -> Tensor:
+        """Return the copy as a new float32 tensor."""
+        return self.copy.dequantise()
+
+    def apply(self, direction: Tensor, lr: float, rounding: Rounding, generator: torch.Generator, observe: bool) -> None:
+        """Take a plain step of the master, as if the rounding of the copy were not there, and requantise the copy."""
+        self.values.add_(direction, alpha=-lr)
+        self.copy.grid = fit(self.values, self.bits, self.options)
+        self._requantise(generator)
+
+    def master(self) -> FloatWeight:
+        """Return the master alone: what crosses the network."""
+        return FloatWeight(self.values)
+
+    def _requantise(self, generator: torch.Generator) -> None:
+        _write_codes(self.copy.codes, self.values, self.copy.grid, "nearest", generator)
+
+
+# What crosses the network, and what may be trained on a device.
 Weight = FloatWeight | CodedWeight
+TrainedWeight = Weight | MasterWeight
 
 
 def quantise_tensor(weight: Tensor, bits: int, options: GridOptions, rounding: Rounding, generator: torch.Generator) -> Weight:
@@ -101,13 +148,22 @@ def quantise_tensor(weight: Tensor, bits: int, options: GridOptions, rounding: R
     if bits == FLOAT_BITS:
         return FloatWeight(weight.detach().to(torch.float32, copy=True).contiguous())
     grid = fit(weight.detach(), bits, options)
-    return CodedWeight(_codes(weight.detach(), grid, rounding, generator), grid)
+    codes = torch.empty(weight.shape, dtype=_container(bits))
+    _write_codes(codes, weight.detach(), grid, rounding, generator)
+    return CodedWeight(codes, grid)
 
 
-def _codes(weight: Tensor, grid: Grid, rounding: Rounding, generator: torch.Generator) -> Tensor:
-    shape = (-1,) + (1,) * (weight.dim() - 1)
-    places = round_to_whole(weight / grid.scale.view(shape), rounding, generator).add_(grid.zero.view(shape))
-    return places.clamp_(0, 2**grid.bits - 1).to(torch.uint8 if grid.bits <= 8 else torch.uint16)
+def _container(bits: int) -> torch.dtype:
+    return torch.uint8 if bits <= 8 else torch.uint16
+
+
+def _write_codes(codes: Tensor, weight: Tensor, grid: Grid, rounding: Rounding, generator: torch.Generator) -> None:
+    """Quantise a float32 weight into codes of its shape, block by block."""
+    scale, zero = grid.scale.view(-1, 1), grid.zero.view(-1, 1)
+    flat, values = codes.view(len(scale), -1), weight.reshape(len(scale), -1)
+    for block in blocks(*flat.shape):
+        places = round_to_whole(values[block] / scale[block[0]], rounding, generator).add_(zero[block[0]])
+        flat[block] = places.clamp_(0, 2**grid.bits - 1)
 
 
 def refit(weight: CodedWeight, options: GridOptions, generator: torch.Generator) -> CodedWeight:

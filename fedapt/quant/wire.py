@@ -13,7 +13,7 @@ import math
 import reprlib
 import struct
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from operator import index
 from typing import Any, Literal
@@ -26,7 +26,7 @@ from torch import Tensor
 
 from fedapt.errors import DamagedData, SetupError
 from fedapt.quant.grid import FLOAT_BITS, HIGHEST_BITS, LOWEST_BITS, Grid, GridOptions
-from fedapt.quant.packing import pack, unpack
+from fedapt.quant.packing import pack, packed_size, unpack
 from fedapt.quant.rounding import Rounding
 from fedapt.quant.weight import CodedWeight, FloatWeight, Weight, quantise_tensor
 
@@ -70,8 +70,13 @@ def quantise_arrays(
     return QuantisedModel(weights, {name: torch.from_numpy(np.array(a)) for name, a in arrays.items() if name not in coded})
 
 
-def to_bytes(model: QuantisedModel, header: Mapping[str, Any]) -> bytes:
-    """Encode a model and a header of JSON values."""
+def to_bytes(model: QuantisedModel, header: Mapping[str, Any], room: int = 0) -> bytes:
+    """Encode a model and a header of JSON values.
+
+    room: bytes of the message that the header takes whatever is in it, filled up with spaces; 0 for as many as it needs.
+
+    Raises ValueError for a header that needs more than its room, or is no JSON.
+    """
     tensors: dict[str, np.ndarray] = {}
     layers = {}
     for layer, weight in model.weights.items():
@@ -81,11 +86,67 @@ def to_bytes(model: QuantisedModel, header: Mapping[str, Any]) -> bytes:
             stored["codes"] = pack(weight.codes.flatten(), weight.bits)
         tensors |= {f"{layer}.{part}": values.numpy() for part, values in stored.items()}
     tensors |= {name: np.asarray(values.numpy(), order="C") for name, values in model.floats.items()}
-    whole = {**header, "digest": "0" * DIGEST_DIGITS, "protocol": PROTOCOL, "layers": layers}
-    text = json.dumps(whole, sort_keys=True, separators=(",", ":"), allow_nan=False)
-    message = safetensors.numpy.save(tensors, metadata={"fedapt": text})
+    message = safetensors.numpy.save(tensors, metadata={"fedapt": _metadata(header, layers, room)})
     place = message.index(DIGEST_MARK) + len(DIGEST_MARK)
     return b"".join([message[:place], _digest(message, place).encode(), memoryview(message)[place + DIGEST_DIGITS :]])
+
+
+def room_of(header: Mapping[str, Any]) -> int:
+    """Return how many bytes of a message these header values take: the room that holds them and all that are no longer."""
+    return _told_length(_text(header, {})) - _told_length(_text({}, {}))
+
+
+def message_length(
+    bits: Mapping[str, int],
+    shapes: Mapping[str, Sequence[int]],
+    floats: Mapping[str, Sequence[int]],
+    grid: GridOptions,
+    room: int = 0,
+) -> int:
+    """Return `len(to_bytes(model, header, room))` of a model that does not exist: any with these widths and shapes.
+
+    bits, shapes: of each layer's codes and weight; floats: shape of each other float; room: as in `to_bytes`, 0 for no header.
+    """
+    layers = {layer: [width, *shapes[layer]] for layer, width in bits.items()}
+    single: dict[str, list[int]] = {name: list(shape) for name, shape in floats.items()}
+    packed: dict[str, list[int]] = {}
+    for layer, width in bits.items():
+        if width == FLOAT_BITS:
+            single[f"{layer}.weight"] = list(shapes[layer])
+            continue
+        channels = shapes[layer][0] if grid.granularity == "channel" else 1
+        single[f"{layer}.scale"] = single[f"{layer}.zero"] = [channels]
+        packed[f"{layer}.codes"] = [packed_size(math.prod(shapes[layer]), width)]
+    told: dict[str, Any] = {"__metadata__": {"fedapt": _metadata({}, layers, room)}}
+    end = 0
+    # In safetensors' order, wide types first and then by name: the digits of where a tensor lies depend on it.
+    for dtype, size, tensors in (("F32", 4, single), ("U8", 1, packed)):
+        for name in sorted(tensors):
+            begin, end = end, end + size * math.prod(tensors[name])
+            told[name] = {"dtype": dtype, "shape": tensors[name], "data_offsets": [begin, end]}
+    header = len(json.dumps(told, separators=(",", ":"), ensure_ascii=False).encode())
+    return 8 + -(-header // 8) * 8 + end
+
+
+def _text(header: Mapping[str, Any], layers: Mapping[str, list[int]]) -> str:
+    whole = {**header, "digest": "0" * DIGEST_DIGITS, "protocol": PROTOCOL, "layers": layers}
+    return json.dumps(whole, sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+
+def _metadata(header: Mapping[str, Any], layers: Mapping[str, list[int]], room: int) -> str:
+    """Return the JSON of header and layers, with the spaces that fill up the header's room."""
+    text = _text(header, layers)
+    if not room:
+        return text
+    free = room - room_of(header)
+    if free < 0:
+        raise ValueError(f"the message's header needs {room - free} bytes and has room for {room}")
+    return text + " " * free
+
+
+def _told_length(text: str) -> int:
+    """Return how many bytes a text of ASCII takes within JSON: quotes and backslashes are written as two."""
+    return len(text) + text.count('"') + text.count("\\")
 
 
 def from_bytes(message: bytes, *, reader: Side = "server") -> tuple[QuantisedModel, dict[str, Any]]:

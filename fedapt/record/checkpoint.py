@@ -14,11 +14,12 @@ from typing import Any
 import numpy as np
 
 from fedapt.clients.instructions import EvaluateReport
+from fedapt.clients.precision.policy import Wish
 from fedapt.errors import DamagedData
-from fedapt.grid.wishes import Wish
+from fedapt.grid.wishes import Learned
 from fedapt.record.plain import pack, unpack
 
-PARTS = {"model", "strategy", "obstacle", "wishes", "scores"}
+PARTS = {"model", "strategy", "obstacle", "wishes", "scores", "batteries"}
 
 
 @dataclass(frozen=True)
@@ -28,8 +29,9 @@ class Checkpoint:
     model: Mapping[str, np.ndarray]
     strategy: Mapping[str, Any] | None
     obstacle: str
-    wishes: Mapping[str, Wish]
+    wishes: Mapping[str, Learned]
     scores: Mapping[int, EvaluateReport]
+    batteries: Mapping[int, float]
 
     def files(self) -> dict[str, bytes]:
         """Return the contents of both files by name."""
@@ -37,8 +39,9 @@ class Checkpoint:
             "model": dict(self.model),
             "strategy": self.strategy,
             "obstacle": self.obstacle,
-            "wishes": {key: {"bits": wish.bits, "gavg": wish.gavg} for key, wish in self.wishes.items()},
+            "wishes": {key: vars(learned.wish) | {"gavg": learned.gavg} for key, learned in self.wishes.items()},
             "scores": {client: score.model_dump() for client, score in self.scores.items()},
+            "batteries": dict(self.batteries),
         }
         from safetensors.numpy import save
 
@@ -57,12 +60,17 @@ class Checkpoint:
             if state.keys() != PARTS:
                 raise ValueError(f"it has the parts {', '.join(state)}")
             _check(state)
-            wishes = {key: Wish(wish["bits"], wish["gavg"]) for key, wish in state["wishes"].items()}
+            wishes = {key: _learned(dict(wish)) for key, wish in state["wishes"].items()}
             scores = {client: EvaluateReport.model_validate(score) for client, score in state["scores"].items()}
-            return cls(state["model"], state["strategy"], state["obstacle"], wishes, scores)
+            return cls(state["model"], state["strategy"], state["obstacle"], wishes, scores, state["batteries"])
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError, SafetensorError) as error:
             reason = next(iter(str(error).splitlines()), "")
             raise DamagedData(f"the state of a round cannot be read ({type(error).__name__}: {reason})") from None
+
+
+def _learned(wish: dict[str, Any]) -> Learned:
+    gavg = wish.pop("gavg")
+    return Learned(Wish(**wish), gavg)
 
 
 def _check(state: Mapping[str, Any]) -> None:
@@ -78,5 +86,7 @@ def _check(state: Mapping[str, Any]) -> None:
     for wish in state["wishes"].values():
         if not all(type(bits) is int for bits in wish["bits"].values()) or not all(map(math.isfinite, wish["gavg"].values())):
             raise ValueError("a wish is not of whole bits and finite Gavg")
+    if not all(type(client) is int and math.isfinite(level) for client, level in state["batteries"].items()):
+        raise ValueError("a battery has no finite level")
     if not all(type(client) is int for client in state["scores"]):
         raise ValueError("a score is of no client")

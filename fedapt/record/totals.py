@@ -16,6 +16,7 @@ SUMMED = (
     "energy_compute_j",
     "energy_movement_j",
     "energy_radio_j",
+    "energy_operands_j",
     "time_s",
     "time_compute_s",
     "time_movement_s",
@@ -58,7 +59,8 @@ class GroupTotals:
     """What a group of clients, or all of them, spent: sums over ledger rows, except the peak `memory_bytes` and the means.
 
     `clients` have taken part or could have, `updates` are those that were aggregated, `attempts` are the ledger rows,
-    `mean_bits` is the mean over the updates, and `accuracy` the mean over the clients with held-out samples.
+    `mean_bits` is the mean over the updates, `energy_operands_j` charges a MAC by both of its operands,
+    not by its weight alone, and `accuracy` the mean over the clients with held-out samples.
     """
 
     group: str
@@ -70,6 +72,7 @@ class GroupTotals:
     energy_compute_j: float = 0.0
     energy_movement_j: float = 0.0
     energy_radio_j: float = 0.0
+    energy_operands_j: float = 0.0
     time_s: float = 0.0
     time_compute_s: float = 0.0
     time_movement_s: float = 0.0

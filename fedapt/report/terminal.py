@@ -215,7 +215,8 @@ def _cost_lines(summary: Summary) -> list[tuple[str, str]]:
     split = ", ".join(f"{name} {joules(energy)}" for name, energy in parts)
     tables = ", ".join(f"{name} {joules(energy)}" for name, energy in summary.energy_tables_j.items())
     return [
-        ("Energy", f"{joules(total.energy_j)}: {split}"),
+        ("Energy", f"{joules(total.energy_j)} by the bits of the weights: {split}"),
+        ("", f"{joules(total.energy_operands_j)} by both operands: a float activation makes a float MAC"),
         ("", f"under each energy table: {tables}"),
         ("Time", f"{seconds(summary.simulated_time_s)} simulated (slowest client of each round), {seconds(summary.wall_s)} here"),
         ("Costs", origins(summary.sources)),

@@ -37,7 +37,7 @@ def examples(count=40):
 
 def client(model, rows=range(30), held_out=range(30, 40), skeleton=None, **seams):
     """Return a client with these row numbers; `seams` replace the filter and the continual method."""
-    skeleton = skeleton or Skeleton(model())
+    skeleton = skeleton or Skeleton(model)
     seams = {"samples": FILTERS["all"](), "continual": METHODS["none"]()} | seams
     return Client(skeleton, examples(), np.array(rows, dtype=np.int64), np.array(held_out, dtype=np.int64), **seams)
 

@@ -310,7 +310,7 @@ def test_a_message_for_another_model_and_noise_are_damaged_data():
 
 
 def test_a_client_can_be_built_on_any_skeleton_of_its_model():
-    skeleton = Skeleton(dense())
+    skeleton = Skeleton(dense)
     sent = message(dense)
     assert client(dense, skeleton=skeleton).train(sent) == client(dense).train(sent)
 

@@ -4,7 +4,7 @@ import pytest
 from pydantic import ValidationError
 
 from fedapt.clients.faulty import Faults, drawn, slowed
-from fedapt.cost.profiles import load_profile
+from fedapt.cost.profiles import COEFFICIENTS, Calibration, load_profile
 
 CLIENTS = range(2000)
 
@@ -44,6 +44,16 @@ def test_a_slow_device_takes_longer_at_the_same_energy():
     assert slow.fp32_macs_per_s.value == profile.fp32_macs_per_s.value / 20
     assert slow.uplink_bytes_per_s.value == profile.uplink_bytes_per_s.value / 20
     assert slow.fp32_mac_energy == profile.fp32_mac_energy and slow.memory == profile.memory
+
+
+def test_a_slow_device_that_is_calibrated_takes_longer_too():
+    seconds = dict.fromkeys(COEFFICIENTS, 0.5)
+    errors = {"unseen_error": 0.1, "left_out_error": 0.2, "unseen_error_by_family": {}, "left_out_error_by_family": {}}
+    calibration = Calibration.model_validate(seconds | errors | {"source": "round numbers for tests"})
+    slow = slowed(load_profile("raspberry-pi-4").model_copy(update={"calibration": calibration}), 20)
+    assert slow.calibration is not None
+    assert slow.calibration.coefficients == dict.fromkeys(COEFFICIENTS, 10.0)
+    assert slow.calibration.unseen_error == 0.1
 
 
 @pytest.mark.parametrize("wrong", [{"drop": 1.1}, {"drop": -0.1}, {"droop": 0.1}, {"error": 0.1}, {"slow": {"share": 0.1}}])

@@ -1,7 +1,7 @@
 import pytest
 from torch import nn
 
-from fedapt.cost.profiles import Profile
+from fedapt.cost.profiles import Calibration, Profile
 
 
 def figure(value):
@@ -27,6 +27,23 @@ def device() -> Profile:
             "radio_j_per_byte": figure(1e-8),
         }
     )
+
+
+@pytest.fixture
+def calibrated(device) -> Profile:
+    """The same board, calibrated: coefficients are powers of two, so that each part shows in a sum."""
+    coefficients = {
+        "step_s": 4.0,
+        "convolution_launch_s": 2.0**-3,
+        "other_launch_s": 2.0**-5,
+        "dense_mac_s": 2.0**-16,
+        "grouped_mac_s": 2.0**-12,
+        "activation_byte_s": 2.0**-20,
+        "coded_weight_s": 2.0**-14,
+    }
+    errors = {"unseen_error": 0.1, "left_out_error": 0.2, "unseen_error_by_family": {"cnn": 0.1}}
+    source = {"left_out_error_by_family": {"cnn": 0.2}, "source": "round numbers for tests"}
+    return device.model_copy(update={"calibration": Calibration.model_validate(coefficients | errors | source)})
 
 
 @pytest.fixture

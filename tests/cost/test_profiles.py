@@ -6,16 +6,17 @@ from pathlib import Path
 import pytest
 
 import fedapt
-from fedapt.cost.profiles import Profile, load_profile, names
+from fedapt.cost.profiles import Profile, as_yaml, load_profile, names
 from fedapt.errors import ScenarioError
 
 BOARDS = Path(fedapt.__file__).parent.parent / "clients" / "profiles"
-FIGURES = [name for name in Profile.model_fields if name not in ("name", "description")]
+FIGURES = [name for name in Profile.model_fields if name not in ("name", "description", "calibration")]
 # Lowest and highest value that a client can have without a mistake in the unit.
 PLAUSIBLE = {
     "memory": (2**17, 2**36),
     "on_chip_memory": (2**17, 2**26),
     "fp32_macs_per_s": (1e7, 1e12),
+    "int8_macs_per_s": (1e8, 1e14),
     "memory_bytes_per_s": (1e8, 2e11),
     "fp32_mac_energy": (1e-11, 1e-7),
     "on_chip_energy_j_per_byte": (1e-13, 1e-10),
@@ -24,6 +25,7 @@ PLAUSIBLE = {
     "downlink_bytes_per_s": (1e5, 2e8),
     "radio_j_per_byte": (1e-9, 1e-5),
     "battery_j": (1e3, 1e6),
+    "recharge_w": (1, 100),
 }
 
 
@@ -53,6 +55,14 @@ def test_dram_costs_more_than_the_chip_and_power_is_that_of_a_small_device(name)
     assert 0.1 < watts < 60
 
 
+def test_a_battery_can_be_recharged_and_takes_hours_of_training():
+    for profile in map(load_profile, names()):
+        assert (profile.battery_j is None) == (profile.recharge_w is None)
+        if profile.battery_j and profile.recharge_w:
+            assert 0.5 < profile.battery_j.value / profile.recharge_w.value / 3600 < 5
+            assert 1 < profile.battery_j.value / (profile.fp32_mac_energy.value * profile.fp32_macs_per_s.value) / 3600 < 24
+
+
 def test_faster_raspberry_pis_are_faster():
     speeds = [load_profile(f"raspberry-pi-{name}").fp32_macs_per_s.value for name in ("zero-2", "3b-plus", "4", "5")]
     assert speeds == sorted(speeds)
@@ -62,6 +72,23 @@ def test_a_profile_of_ones_own_is_loaded_by_path(tmp_path):
     path = tmp_path / "mine.yaml"
     path.write_text((BOARDS / "phone.yaml").read_text().replace("name: phone", "name: mine"))
     assert load_profile(str(path)).name == "mine"
+
+
+@pytest.mark.parametrize("name", names())
+def test_a_profile_is_read_back_from_the_file_that_it_writes(name, tmp_path, calibrated):
+    profile = load_profile(name).model_copy(update={"calibration": calibrated.calibration})
+    path = tmp_path / f"{name}.yaml"
+    path.write_text(as_yaml(profile))
+    assert load_profile(str(path)) == profile
+    assert max(map(len, path.read_text().splitlines())) <= 130
+
+
+@pytest.mark.parametrize("wrong", ["-1e-9", ".nan", "fast"])
+def test_a_coefficient_below_zero_is_refused_with_its_place(wrong, tmp_path, calibrated):
+    path = tmp_path / "mine.yaml"
+    path.write_text(as_yaml(calibrated).replace("step_s: 4.0", f"step_s: {wrong}"))
+    with pytest.raises(ScenarioError, match=r"mine\.yaml:\d+:3: calibration\.step_s: "):
+        load_profile(str(path))
 
 
 def test_an_unknown_profile_is_refused_with_a_suggestion():

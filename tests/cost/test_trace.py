@@ -3,8 +3,11 @@ import pytest
 from fedapt.cost.saved import SavedBytes
 from fedapt.cost.shapes import LayerShape, layer_shapes
 from fedapt.cost.trace import LayerTrace, Op, exact_ops, trace_layer, trace_step
+from fedapt.quant import OperandWidths
 
 DENSE = LayerShape("dense", "linear", 1000, 10, 10, 1000, 100, 10, True)
+FROZEN = LayerShape("dense", "linear", 1000, 10, 10, 1000, 100, 10, True, trainable=False)
+ALONE = LayerShape("dense", "linear", 1000, 0, 0, 1000, 100, 10, True)
 NOTHING = SavedBytes(0, 0, 0)
 
 
@@ -25,23 +28,41 @@ def test_the_first_layer_needs_no_error(small):
     assert trace.macs(samples=10, steps=3) == 10 * 2448 + 3 * (57 + 245)
 
 
+def test_a_frozen_layer_runs_forward_and_passes_on_an_error_that_someone_waits_for():
+    first = LayerShape("dense", "linear", 1000, 10, 10, 1000, 100, 10, trainable_before=False, trainable=False)
+    assert [op.kind for op in exact_ops(FROZEN, 8)] == ["forward", "error"]
+    assert [op.kind for op in exact_ops(first, 8)] == ["forward"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "bits"), [("forward", (4, 6)), ("error", (4, 7)), ("weight_gradient", (6, 7)), ("update", (4, 32))]
+)
+def test_what_is_multiplied_are_weights_activations_and_errors_in_turn(kind, bits):
+    assert Op("dense", kind, 1, 4).operand_bits(OperandWidths(activations=6, errors=7)) == bits
+
+
 @pytest.mark.parametrize("bits", [2, 11, 16, 32])
 def test_a_single_copy_moves_four_times_its_bits_a_step(bits):
     """Read forward, read backward, read and written by the update: 4k bits a weight."""
-    alone = LayerShape("dense", "linear", 1000, 0, 0, 1000, 100, 10, True)
-    assert trace_layer(alone, bits).moved_bits == 4 * bits * 1000
+    assert trace_layer(ALONE, bits).moved_bits == 4 * bits * 1000
 
 
-def test_scales_are_read_three_times_and_biases_moved_four_times():
-    """4 * 4 * 1000 of weights, 3 * 32 * 10 of scales, 4 * 32 * 10 of biases; as float there are no scales."""
-    assert trace_layer(DENSE, 4).moved_bits == 16000 + 960 + 1280
+def test_a_copy_with_a_float_master_moves_88_bits_at_8_and_a_float_weight_needs_no_copy():
+    """The copy is read forward and backward and written, 24 bits; the master is read and written, 64."""
+    assert trace_layer(ALONE, 8, master=True).moved_bits == 88 * 1000
+    assert trace_layer(ALONE, 32, master=True).moved_bits == 128 * 1000
+
+
+def test_scales_and_zeros_are_read_twice_scales_once_more_and_biases_moved_four_times():
+    """4 * 4 * 1000 of weights, (2 * 64 + 32) * 10 of scales and zeros, 4 * 32 * 10 of biases; as float there are no scales."""
+    assert trace_layer(DENSE, 4).moved_bits == 16000 + 1600 + 1280
     assert trace_layer(DENSE, 32).moved_bits == 128000 + 1280
 
 
-def test_a_frozen_layer_is_only_read_forward():
-    frozen = LayerTrace(DENSE, 8, (Op("dense", "forward", 1000, 8),))
-    assert frozen.moved_bits == 8 * 1000 + 32 * 20
-    assert frozen.step_macs == 0
+def test_a_frozen_layer_is_only_read():
+    assert trace_layer(FROZEN, 8).moved_bits == 2 * (8 * 1000 + 64 * 10 + 32 * 10)
+    assert LayerTrace(DENSE, 8, (Op("dense", "forward", 1000, 8),)).moved_bits == 8 * 1000 + 64 * 10 + 32 * 10
+    assert trace_layer(FROZEN, 8).step_macs == 0
 
 
 def test_activations_are_written_and_read_once_and_inputs_read_twice():

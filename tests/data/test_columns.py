@@ -7,8 +7,17 @@ import pyarrow as pa
 import pytest
 
 from fedapt.data import columns
-from fedapt.data.columns import INPUTS, LABELS, Place, choose, class_names
-from fedapt.data.tables import Frame
+from fedapt.data.columns import (
+    INPUTS,
+    LABELS,
+    choose,
+    choose_clients,
+    choose_input,
+    class_names,
+    is_text,
+    signal_shape,
+)
+from fedapt.data.tables import Frame, Place
 from fedapt.errors import SetupError
 
 HERE = Place("a.parquet", "label")
@@ -53,7 +62,6 @@ def test_a_given_column_is_taken():
             {"a": [1], "b": [2.0]},
             r"none of the usual names. Name it as data.columns.input; the columns are a \(int64\), b \(do",
         ),
-        (None, {"text": ["to be"], "label": [1]}, r"seems to hold text; this version trains on images and feature vectors"),
     ],
 )
 def test_a_column_that_cannot_be_told_is_told_with_all_columns(given, present, says):
@@ -126,6 +134,52 @@ def test_labels_that_are_none_are_told(values, names, says):
 def test_client_ids_of_any_kind_become_numbers_in_their_order(values):
     column = values if isinstance(values, pa.ChunkedArray) else chunked(values)
     assert columns.ids(column, HERE).tolist() == [1, 0, 1]
+
+
+def test_images_come_before_texts_and_a_given_column_before_both():
+    both = frame(image=[b"a"], text=["to be"], more=["or not"])
+    assert [choose_input(both, given) for given in (None, "text", "more")] == ["image", "text", "more"]
+    assert choose_input(frame(text=["to be"], label=[1]), None) == "text"
+    assert is_text(both, "text") and not is_text(both, "image")
+    with pytest.raises(SetupError, match="the input column cannot be told: the table has none of the usual names"):
+        choose_input(frame(words=["to be"], label=[1]), None)
+
+
+@pytest.mark.parametrize(
+    ("given", "found"),
+    [(None, ("speaker",)), ("play", ("play",)), (["speaker", "play"], ("speaker", "play"))],
+)
+def test_client_columns_are_the_given_ones_or_the_one_with_a_usual_name(given, found):
+    assert choose_clients(frame(speaker=["a"], play=["b"]), given) == found
+    assert choose_clients(frame(play=["b"]), None) == ()
+
+
+def test_several_columns_of_clients_must_be_named():
+    with pytest.raises(
+        SetupError, match=r"the client column cannot be told: .* \(speaker, user\). Name it as data.columns.client"
+    ):
+        choose_clients(frame(speaker=["a"], user=["b"]), None)
+
+
+def test_several_columns_tell_clients_apart_together():
+    subject, device = chunked([2, 1, 2, 1, 2]), chunked(["sw", "sw", "sp", "sw", "sw"])
+    # (1, sw) < (2, sp) < (2, sw)
+    assert columns.client_ids([subject, device], [HERE, HERE]).tolist() == [2, 0, 1, 0, 2]
+    assert columns.client_ids([subject], [HERE]).tolist() == [1, 0, 1, 0, 1]
+
+
+@pytest.mark.parametrize(
+    ("about", "shape"), [(b"time-major: reshape(-1,50,6); x", (6, 50)), (b"reshape(-1, 9, 3)", (3, 9)), (b"flat", None)]
+)
+def test_the_metadata_say_how_signals_are_stored(about, shape):
+    assert signal_shape(frame({b"feature_format": about}, x=[1])) == shape
+    assert signal_shape(frame(x=[1])) is None
+
+
+def test_texts_without_a_value_are_told():
+    assert columns.texts(chunked(["a", "b"]), HERE) == ["a", "b"]
+    with pytest.raises(SetupError, match="1 of 2 rows have no value"):
+        columns.texts(chunked(["a", None]), HERE)
 
 
 def test_numbers_are_read_and_what_is_none_is_told():

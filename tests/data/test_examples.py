@@ -67,5 +67,18 @@ def test_statistics_of_many_rows_come_from_ten_thousand_evenly_spaced_ones():
 def test_examples_travel_between_processes_as_plain_arrays(images):
     images.batch(np.array([0]))
     copy = pickle.loads(pickle.dumps(images))  # noqa: S301
-    assert set(vars(copy)) == {"inputs", "labels", "mean", "std"}
+    assert set(vars(copy)) == {"inputs", "labels", "mean", "std", "vocabulary"}
     assert np.array_equal(copy.inputs, images.inputs)
+
+
+@pytest.mark.parametrize("kind", [np.uint8, np.uint16, np.uint32])
+def test_tokens_pass_through_as_they_are(kind):
+    tokens = Examples(
+        freeze(np.array([[1, 200], [0, 3]], kind)), np.array([1, 0]), *[np.zeros(0, np.float32)] * 2, vocabulary=201
+    )
+    inputs, labels = tokens.batch(np.array([1, 0]))
+    assert inputs.dtype == tokens.dtype == torch.int64 and inputs.tolist() == [[0, 3], [1, 200]] and labels.tolist() == [0, 1]
+
+
+def test_numbers_become_float32(images):
+    assert images.dtype == images.batch(np.array([0]))[0].dtype == torch.float32

@@ -8,8 +8,8 @@ import pyarrow as pa
 import pytest
 from PIL import Image
 
-from fedapt.data.columns import Place
-from fedapt.data.inputs import inputs
+from fedapt.data.inputs import inputs, signals
+from fedapt.data.tables import Place
 from fedapt.errors import DamagedData, SetupError
 
 HERE = Place("a.parquet", "image")
@@ -92,7 +92,7 @@ def test_a_flat_list_is_cut_into_the_shape_that_is_given():
 @pytest.mark.parametrize(
     ("column", "shape", "says"),
     [
-        (chunked(["to be", "or not"]), None, "it holds text; this version trains on images and feature vectors."),
+        (chunked(["to be", "or not"]), None, "lists of numbers without gaps are needed, but its type is string"),
         (chunked([b"abcd", None]), None, "1 of 2 rows have no value; leave those rows out."),
         (chunked([b"abcde", b"fghij"]), None, r"5 raw bytes are no square grey image; give their shape as data.shape"),
         (chunked([b"abcd", b"fghi"]), [3, 1, 1], r"data.shape is \[3, 1, 1\], but its samples are \[4\]"),
@@ -115,3 +115,19 @@ def test_what_cannot_be_trained_on_is_told(column, shape, says):
 def test_an_image_that_cannot_be_decoded_is_told_with_its_row():
     with pytest.raises(DamagedData, match=r"a\.parquet: column `image`: row 1 is no image that can be decoded"):
         read(chunked([encoded(GREY[0]), encoded(GREY[0])[:40]]))
+
+
+SIGNAL = np.arange(6, dtype=np.float32).reshape(2, 3)  # two channels, three steps
+
+
+@pytest.mark.parametrize("stored", [SIGNAL.T.reshape(-1), SIGNAL.T, SIGNAL])
+@pytest.mark.parametrize("kind", [pa.float32(), pa.uint8()])
+def test_signals_are_stored_step_by_step_or_nested_either_way(stored, kind):
+    nested = pa.list_(kind) if stored.ndim == 1 else pa.list_(pa.list_(kind))
+    found = signals(chunked([stored.tolist(), (stored * 2).tolist()], nested), (2, 3), HERE)
+    assert found.dtype == np.float32 and found.tolist() == [SIGNAL.tolist(), (SIGNAL * 2).tolist()]
+
+
+def test_signals_of_another_size_are_told():
+    with pytest.raises(SetupError, match=r"3 steps of 2 numbers are needed, but its samples are \[5\]"):
+        signals(chunked([[1.0] * 5] * 2), (2, 3), HERE)

@@ -23,6 +23,10 @@ def test_the_default_is_sixty_thousand_strokes_shared_out_at_random():
         {"shape": [1, 2, 3, 4]},
         {"shape": [0]},
         {"columns": {"text": "x"}},
+        {"columns": {"client": []}},
+        {"tokens": "wods"},
+        {"tokens": {"kind": "words", "vocabulary": 1}},
+        {"tokens": {"kind": "characters", "vocabulary": 100}},
         {"sauce": "strokes"},
     ],
 )
@@ -31,12 +35,19 @@ def test_options_that_make_no_sense_are_refused(options):
         DataSpec(**options)
 
 
-@pytest.mark.parametrize(("option", "value"), [("test", "x.parquet"), ("columns", {"label": "y"}), ("shape", [1, 8, 8])])
+@pytest.mark.parametrize(
+    ("option", "value"), [("test", "x.parquet"), ("columns", {"label": "y"}), ("shape", [1, 8, 8]), ("tokens", {"kind": "words"})]
+)
 @pytest.mark.parametrize("source", ["strokes", "digits"])
 def test_options_that_a_built_in_source_would_ignore_are_refused(source, option, value):
     with pytest.raises(ValidationError, match=f"`{option}` describes a file .* but the source `{source}` is built in"):
         DataSpec(source=source, **{option: value})
     assert DataSpec(source="a.parquet", **{option: value}).source == "a.parquet"
+
+
+def test_tokens_are_a_name_or_a_block():
+    assert DataSpec(tokens="words", source="a.parquet") == DataSpec(tokens={"kind": "words"}, source="a.parquet")
+    assert DataSpec().tokens is None
 
 
 def test_every_option_is_described():

@@ -6,9 +6,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from fedapt.data import DataSpec, load
+from fedapt.data import DataShape, DataSpec, load
 from fedapt.data.tabular import tabular
-from fedapt.errors import SetupError
+from fedapt.errors import ScenarioError, SetupError
 
 
 def write(path, values, labels=None, metadata=None, **more):
@@ -132,6 +132,69 @@ def test_a_data_set_without_a_training_split_is_told(tmp_path):
         tabular(DataSpec(source=str(tmp_path / "saved")), 0)
 
 
+SPEECHES = {"text": ["to be", "or not", "I die", "farewell"], "speaker": ["h", "h", "o", "h"], "split": ["train"] * 3 + ["test"]}
+
+
+def speeches(tmp_path, **more):
+    pq.write_table(pa.table({**SPEECHES, **more}), tmp_path / "a.parquet")
+    return str(tmp_path / "a.parquet")
+
+
+def test_text_without_labels_is_characters_that_follow_one_another(tmp_path):
+    windows = {"kind": "characters", "length": 4, "stride": 3}
+    source = tabular(DataSpec(source=speeches(tmp_path), tokens=windows, partition="natural_id"), 0)
+    names = [source.class_names[label] for label in source.labels]
+    # Each third character of "to be\nor not" and of "I die".
+    assert names == [*"bon", "i"] and [source.class_names[label] for label in source.test_labels] == ["e", "l"]
+    assert source.columns["client"].tolist() == [0, 0, 0, 1] and source.vocabulary == 98
+    assert [inputs.shape for inputs in source.inputs(None)] == [(4, 4), (2, 4)]
+
+
+def test_text_with_labels_is_words(tmp_path):
+    source = tabular(DataSpec(source=speeches(tmp_path, label=["a", "b", "a", "b"]), tokens={"kind": "words", "length": 3}), 0)
+    assert source.labels.tolist() == [0, 1, 0] and source.class_names == ("a", "b") and source.vocabulary == 4096
+    assert (source.inputs(None)[0] > 0).sum(1).tolist() == [2, 2, 2]
+
+
+def test_samples_of_running_text_are_windows(tmp_path):
+    spec = DataSpec(source=speeches(tmp_path), tokens={"kind": "characters", "stride": 1}, samples=5, test_samples=2)
+    source = tabular(spec, 0)
+    assert (len(source.labels), len(source.test_labels)) == (5, 2)
+    assert [len(inputs) for inputs in source.inputs(None)] == [5, 2]
+
+
+def test_the_column_of_a_partition_follows_the_windows(tmp_path):
+    options = {"tokens": {"kind": "characters", "stride": 5}, "partition": {"kind": "continuous", "partition_by": "age"}}
+    source = tabular(DataSpec(source=speeches(tmp_path, age=[1.0, 2.0, 3.0, 4.0]), **options), 0)
+    # Of "to be\nor not" the characters 5 and 10, the end of the first line and the `o` of `not`; of "I die" the last one.
+    assert source.columns["age"].tolist() == [1.0, 2.0, 3.0]
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"tokens": "words"}, "the label column cannot be told"),
+        ({"shape": [1, 2, 2]}, "data.shape is for images and signals; the length of texts is data.tokens.length"),
+        ({"columns": {"label": "mood"}}, "has no column `mood`"),
+    ],
+)
+def test_options_that_do_not_fit_a_text_are_told(tmp_path, options, says):
+    with pytest.raises(SetupError, match=says):
+        tabular(DataSpec(source=speeches(tmp_path), **options), 0)
+
+
+def test_tokens_of_numbers_are_refused(tmp_path):
+    path = write(tmp_path / "a.parquet", range(4))
+    with pytest.raises(SetupError, match=r"column `x`: data.tokens are for text, which this column is not"):
+        tabular(DataSpec(source=path, tokens="words"), 0)
+
+
+def test_a_signal_is_cut_out_of_a_flat_list(tmp_path):
+    pq.write_table(pa.table({"x": [[1.0, 2.0, 3.0, 4.0]] * 4, "y": [0, 1] * 2}), tmp_path / "a.parquet")
+    source = tabular(DataSpec(source=str(tmp_path / "a.parquet"), shape=[2, 2]), 0)
+    assert source.inputs(None)[0][0].tolist() == [[1.0, 3.0], [2.0, 4.0]]
+
+
 def test_fashion_mnist_is_read_pixel_for_pixel(shared_data):
     federation = load(DataSpec(source=str(shared_data / "fashion_mnist_train.parquet"), partition="iid"), 100, 0)
     assert federation.train.inputs.shape == (60_000, 1, 28, 28) and federation.test.inputs.shape == (10_000, 1, 28, 28)
@@ -151,21 +214,40 @@ def test_cifar10_is_decoded(shared_data):
     assert federation.train.mean == pytest.approx([0.4914, 0.4822, 0.4465], abs=0.027)
 
 
-def test_activity_windows_are_federated_by_subject(shared_data):
-    spec = DataSpec(
-        source=str(shared_data / "har_windows.parquet"), columns={"client": "subject"}, partition="natural_id", held_out=0.0
-    )
+def test_activity_windows_are_signals_federated_by_subject(shared_data):
+    spec = DataSpec(source=str(shared_data / "har_windows.parquet"), partition="natural_id", held_out=0.0)
     federation = load(spec, 23, 0)
-    table = pq.read_table(shared_data / "har_windows.parquet", columns=["subject", "split"]).to_pandas()
-    expected = table[table.split == "train"].groupby("subject").size().tolist()
-    assert [len(rows) for rows in federation.rows] == expected
-    assert federation.shape == (300,) and len(federation.test.labels) == (table.split == "test").sum()
+    table = pq.read_table(shared_data / "har_windows.parquet", columns=["subject", "split", "features"]).to_pandas()
+    training = table[table.split == "train"]
+    assert [len(rows) for rows in federation.rows] == training.groupby("subject").size().tolist()
+    assert federation.data_shape == DataShape((6, 50), 5) and len(federation.test.labels) == (table.split == "test").sum()
+    # The six numbers of the third step of a window are neighbours in the file, and a column here.
+    assert federation.train.inputs[0, :, 2].tolist() == training.features.iloc[0][12:18].tolist()
 
 
-@pytest.mark.parametrize("name", ["banking77_train", "tiny_shakespeare"])
-def test_text_is_refused_politely(shared_data, name):
-    with pytest.raises(SetupError, match=f"{name}.parquet seems to hold text; this version trains on images and feature vectors"):
-        load(DataSpec(source=str(shared_data / f"{name}.parquet")), 3, 0)
+def test_subjects_with_two_devices_are_two_clients_if_asked_for(shared_data):
+    columns = {"client": ["subject", "device"]}
+    spec = DataSpec(source=str(shared_data / "har_windows.parquet"), columns=columns, partition="natural_id")
+    assert load(spec, 46, 0).without_data == ()
+    with pytest.raises(ScenarioError, match=r"natural_id makes 46 parts of this data; lower clients.count from 47 to 46"):
+        load(spec, 47, 0)
+
+
+def test_banking_questions_are_words(shared_data):
+    federation = load(DataSpec(source=str(shared_data / "banking77_train.parquet")), 3, 0)
+    assert federation.data_shape == DataShape((32,), 77, 4096) and federation.train.inputs.dtype == np.uint16
+    assert (len(federation.train.labels), len(federation.test.labels)) == (10_003, 3_080)
+
+
+def test_shakespeare_is_characters_by_speaker(shared_data):
+    spec = DataSpec(source=str(shared_data / "tiny_shakespeare.parquet"), partition="natural_id", held_out=0.0)
+    federation = load(spec, 299, 0)
+    assert federation.data_shape == DataShape((80,), 97, 98) and federation.train.inputs.dtype == np.uint8
+    table = pq.read_table(shared_data / "tiny_shakespeare.parquet").to_pandas()
+    lines = table[table.split == "train"].groupby("speaker").text.agg("\n".join)
+    assert [len(rows) for rows in federation.rows] == [max(1, (len(line) - 1) // 10) for line in lines]
+    with pytest.raises(ScenarioError, match=r"natural_id makes 299 parts of this data; lower clients.count from 300 to 299"):
+        load(spec, 300, 0)
 
 
 def test_the_folder_of_all_data_sets_is_too_much(shared_data):

@@ -12,7 +12,7 @@ from tests.grid.conftest import enrolled
 
 def initial(wanted, enrolment):
     federation = enrolment.workshop.federation
-    model = build(wanted.model, federation.shape, federation.classes, wanted.seed)
+    model = build(wanted.model, federation.data_shape, wanted.seed)
     return {name: values.numpy() for name, values in float_arrays(model).items()}
 
 
@@ -34,7 +34,9 @@ def play(wanted, transport_of=None, rounds=2, cohort=range(6), linear=None, stra
             rows += gateway.rows
             aggregated, _ = strategy.aggregate_train(number + 1, replies) if replies else (None, None)
             if aggregated is not None:
+                before = arrays
                 arrays = {name: np.asarray(array.numpy(), np.float32) for name, array in aggregated.items()}
+                gateway.wishes.adapt(before, arrays)
     finally:
         gateway.close()
     return arrays, rows, gateway

@@ -29,14 +29,14 @@ def plain_fedavg(wanted, rounds, cohort):
     enrolment = enrolled(wanted)
     federation = enrolment.workshop.federation
     local = wanted.clients.local
-    state = {k: v.clone() for k, v in build(wanted.model, federation.shape, federation.classes, wanted.seed).state_dict().items()}
+    state = {k: v.clone() for k, v in build(wanted.model, federation.data_shape, wanted.seed).state_dict().items()}
     for number in range(rounds):
         sums, total = {k: torch.zeros_like(v, dtype=torch.float64) for k, v in state.items()}, 0
         for client in cohort:
             rows = federation.rows[client]
             if not len(rows):
                 continue
-            model = build(wanted.model, federation.shape, federation.classes, 0)
+            model = build(wanted.model, federation.data_shape, 0)
             model.load_state_dict(state)
             optimiser = torch.optim.SGD(model.parameters(), lr=local.lr)
             for epoch in range(local.epochs):

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from fedapt.quant import BackwardRule, QuantisedLayer, quantisable, quantise
+from fedapt.quant import BackwardRule, OperandWidths, QuantisedLayer, quantisable, quantise
 
 LAYERS = {
     "dense": (lambda: nn.Linear(6, 5), (4, 6)),
@@ -21,6 +21,8 @@ LAYERS = {
     "dilation": (lambda: nn.Conv2d(4, 6, 3, dilation=2), (2, 4, 7, 8)),
     "groups": (lambda: nn.Conv2d(4, 6, 3, groups=2), (2, 4, 7, 8)),
     "depthwise": (lambda: nn.Conv2d(4, 8, 3, groups=4, stride=(1, 2)), (2, 4, 7, 8)),
+    "line": (lambda: nn.Conv1d(4, 6, 3, stride=2, padding=1), (2, 4, 9)),
+    "line, depthwise": (lambda: nn.Conv1d(4, 8, 3, groups=4, bias=False), (2, 4, 9)),
 }
 
 
@@ -59,6 +61,25 @@ def test_outputs_and_gradients_are_those_of_autograd(build, shape, bits, generat
     close(gradients["0"], [reference[0].weight.grad])
     if reference[0].bias is not None:
         close(model[0].bias.grad, reference[0].bias.grad)
+
+
+@pytest.mark.parametrize("operands", [OperandWidths(), OperandWidths(8, 8)], ids=["float", "8 bits"])
+@pytest.mark.parametrize("bits", [5, 32])
+def test_an_embedding_trains_on_its_rows_and_its_indices_are_never_quantised(bits, operands, generator):
+    model = nn.Sequential(nn.Embedding(300, 4), nn.Flatten(), nn.Linear(12, 2))
+    reference, quantised, gradients = twin(model, bits, operands=operands)
+    for layer in quantised.layers.values():
+        layer.generator = generator
+    tokens = torch.tensor([[0, 299, 299], [7, 0, 1]])
+    reference(tokens).sum().backward()
+    model(tokens).sum().backward()
+    assert list(quantised.layers) == ["0", "2"]
+    # The error is all ones, which its grid has; what the dense layer reads is within half a step of 255.
+    expected = reference[0].weight.grad
+    torch.testing.assert_close(
+        gradients["0"][0], expected, rtol=0, atol=float(expected.abs().max()) / 50 if operands.errors < 32 else 1e-6
+    )
+    assert gradients["0"][0].abs().sum(1).nonzero().flatten().tolist() == [0, 1, 7, 299]
 
 
 @pytest.mark.parametrize("bias", [True, False])

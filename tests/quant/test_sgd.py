@@ -8,9 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from fedapt.models import build
 from fedapt.quant import BackwardRule, CodedWeight, Grid, SingleCopySGD, quantise
 from tests.quant.live import Storages, tensors_now, walk
+from tests.quant.nets import cnn
 
 # The weights of `unique()` by layer; no activation for one image of 3x5x5 has as many numbers as the least of them.
 SIZES = {"conv1": 189, "conv2": 693, "dense1": 2277, "dense2": 230}
@@ -67,7 +67,7 @@ def normed():
     )  # fmt: skip
 
 
-@pytest.mark.parametrize("make", [lambda: build("cnn", (1, 28, 28), 10, 0), normed], ids=["cnn", "norms"])
+@pytest.mark.parametrize("make", [cnn, normed], ids=["cnn", "norms"])
 def test_in_float_it_is_torch_sgd(make, generator):
     torch.manual_seed(0)
     model = make()

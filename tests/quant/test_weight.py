@@ -10,9 +10,11 @@ import numpy as np
 import pytest
 import torch
 
+from fedapt.quant.blocks import BLOCK
 from fedapt.quant.grid import Grid, GridOptions
 from fedapt.quant.rounding import uniform
-from fedapt.quant.weight import CodedWeight, FloatWeight, gavg_at, quantise_tensor, refit
+from fedapt.quant.weight import CodedWeight, FloatWeight, MasterWeight, gavg_at, quantise_tensor, refit
+from tests.quant.live import Storages
 
 LR = 2.0**-3
 SCALES = np.array([2.0**-4, 2.0**-6, 2.0**-2, 2.0**-5])
@@ -102,6 +104,78 @@ def test_at_four_bits_truncating_loses_an_update_below_one_code_and_stochastic_d
         mean = float(weight.codes.double().mean()) - 8
         tolerance = 5 * math.sqrt(abs(fraction) * (1 - abs(fraction)) / count) + 2**-17 if expected else 0
         assert abs(mean - expected) <= tolerance
+
+
+@pytest.mark.parametrize("rounding", ROUNDINGS)
+@pytest.mark.parametrize("shape", [(5, BLOCK - 2), (2, BLOCK + 6), (3 * BLOCK, 1), (1, 3 * BLOCK + 1)])
+def test_a_large_layer_is_updated_block_by_block_to_the_same_codes_and_counts(shape, rounding):
+    codes, direction, scale = case(8, 1, shape)
+    weight = coded(codes, scale, 8)
+    statistics = apply(weight, direction, LR, rounding, seed=7)
+    noise = 1 - uniform(codes.size, torch.Generator().manual_seed(7)).double().numpy().reshape(codes.shape)
+    new, step_sum, underflow, clipped = moves(codes, direction, scale, 8, rounding, noise)
+    assert np.array_equal(weight.codes.numpy(), new)
+    assert statistics.step_sum == pytest.approx(step_sum, rel=1e-5)
+    assert (statistics.underflow, statistics.clipped) == (underflow, clipped)
+
+
+def test_channels_of_a_large_layer_move_by_their_own_scale():
+    shape = (4, BLOCK // 3, 2)
+    codes, direction, scale = case(8, 4, shape)
+    weight = coded(codes, scale, 8)
+    apply(weight, direction, LR, "nearest")
+    assert np.array_equal(weight.codes.numpy(), moves(codes, direction, scale.reshape(-1, 1, 1), 8, "nearest", 0)[0])
+
+
+@pytest.mark.parametrize("shape", [(2000, 500), (3, 300_000)])
+@pytest.mark.parametrize("bits", [8, 12])
+def test_an_update_takes_a_quarter_of_a_megabyte_for_a_layer_of_any_size(shape, bits):
+    weight, direction = coded(np.ones(shape, np.int64), [0.1] * shape[0], bits), torch.ones(shape)
+    with Storages(least=1) as storages:
+        weight.apply(direction, 0.1, "stochastic", torch.Generator(), True)
+    # The direction itself is the optimiser's.
+    assert storages.most_bytes - direction.nbytes <= 262_144 + 4 * shape[0]
+
+
+def test_quantising_takes_its_codes_and_a_quarter_of_a_megabyte():
+    weight = torch.ones(1000, 1000)
+    with Storages(least=1) as storages:
+        quantise_tensor(weight, 8, GridOptions(), "stochastic", torch.Generator())
+    # Of its floats only blocks, and a few numbers a channel.
+    assert storages.most_bytes - weight.nbytes <= 262_144 + 20 * 4000
+
+
+def test_a_master_takes_the_update_and_its_copy_is_its_nearest_codes():
+    """w -= lr * d; scale = 1.5 * max|w| / 7 a row; codes = rint(w / scale) + 8"""
+    rng = np.random.default_rng(0)
+    values, direction = rng.normal(size=(3, 5)).astype(np.float32), rng.normal(size=(3, 5)).astype(np.float32)
+    master = torch.from_numpy(values.copy())
+    weight = MasterWeight(master, 4, GridOptions())
+    for _ in range(3):
+        scale = 1.5 * np.abs(values).max(1, keepdims=True) / 7
+        assert weight.copy.codes.tolist() == (np.rint(values / scale) + 8).tolist()
+        assert weight.dequantise().numpy() == pytest.approx(np.rint(values / scale) * scale, rel=1e-5)
+        assert apply(weight, direction.copy(), 0.25, "stochastic") is None
+        values = values - np.float32(0.25) * direction
+    assert master.numpy() == pytest.approx(values, rel=1e-5) and weight.master().values is master
+    assert weight.bits == 4 and weight.master().bits == 32 and weight.shape == (3, 5)
+
+
+def test_a_master_gathers_what_its_copy_cannot_show():
+    master = torch.tensor([[0.0, 1.0]])
+    weight = MasterWeight(master, 4, GridOptions())
+    for expected in (0.0, 0.0, 1.5 / 7):
+        # Steps of 0.05 in a grid of 0.214: the third is beyond half a step.
+        apply(weight, [[-0.05, 0.0]], 1.0, "nearest")
+        assert weight.dequantise()[0, 0].item() == pytest.approx(expected)
+
+
+def test_the_copy_of_a_master_is_one_tensor_of_codes_for_good_also_above_8_bits():
+    weight = MasterWeight(torch.randn(20, 3, generator=torch.Generator().manual_seed(0)), 12, GridOptions(granularity="tensor"))
+    assert weight.copy.codes.dtype == torch.uint16 and weight.copy.grid.scale.shape == (1,)
+    codes = weight.copy.codes
+    apply(weight, torch.ones(20, 3), 0.5, "nearest")
+    assert weight.copy.codes is codes
 
 
 def test_dequantising_is_the_affine_formula_channel_by_channel():

@@ -21,8 +21,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fedapt.errors import DamagedData, SetupError
-from fedapt.quant import CodedWeight, FloatWeight, Grid, GridOptions
-from fedapt.quant.wire import QuantisedModel, digest_of, from_bytes, quantise_arrays, to_bytes
+from fedapt.quant import CodedWeight, FloatWeight, Grid, GridOptions, quantise_tensor
+from fedapt.quant.wire import QuantisedModel, digest_of, from_bytes, message_length, quantise_arrays, room_of, to_bytes
 from tests.quant.forge import allocating_less_than, framed, saved
 
 SHAPES = st.lists(st.integers(1, 4), min_size=1, max_size=4)
@@ -96,6 +96,56 @@ def test_a_layer_of_four_bits_is_half_a_byte_a_weight():
         return len(to_bytes(model_of({"a": (bits, (64, 128))}), {}))
 
     assert size(8) - size(4) == 64 * 128 // 2
+
+
+NAMES = st.text(st.characters(codec="utf-8", exclude_categories=["Cs"]), min_size=1, max_size=6)
+GRIDS = st.builds(GridOptions, granularity=st.sampled_from(["channel", "tensor"]))
+
+
+@given(
+    st.dictionaries(NAMES, st.tuples(BITS, st.lists(st.integers(1, 12), min_size=1, max_size=4))),
+    st.dictionaries(NAMES, st.lists(st.integers(0, 12), max_size=3)),
+    GRIDS,
+    st.integers(0, 50),
+)
+def test_the_length_of_a_message_is_known_before_there_is_one(layers, floats, grid, extra):
+    parts = {f"{layer}.{part}" for layer in layers for part in ("codes", "scale", "zero", "weight")}
+    floats = {name: shape for name, shape in floats.items() if name not in parts}
+    weights = {
+        layer: quantise_tensor(torch.ones(shape), bits, grid, "nearest", torch.Generator())
+        for layer, (bits, shape) in layers.items()
+    }
+    model = QuantisedModel(weights, {name: torch.zeros(shape) for name, shape in floats.items()})
+    shapes = {layer: shape for layer, (_, shape) in layers.items()}
+    header = {"note": [1.5, '"\\ü']}
+    room = room_of(header) + extra
+    assert message_length(model.bits, shapes, floats, grid, room) == len(to_bytes(model, header, room))
+    assert message_length(model.bits, shapes, floats, grid) == len(to_bytes(model, {}))
+
+
+def test_the_length_of_a_real_models_message_does_not_depend_on_the_digits_in_its_header():
+    shapes = {"conv": (16, 3, 5, 5), "dense": (1000, 400)}
+    model = model_of({"conv": (4, shapes["conv"]), "dense": (32, shapes["dense"])})
+    headers = [{"lr": 0.1}, {"lr": 1.2345678901234567e-100, "frozen": ["conv"]}, {}]
+    assert len({len(to_bytes(model, header, 100)) for header in headers}) == 1
+    for header in headers:
+        assert from_bytes(to_bytes(model, header, 100))[1] == header
+    assert to_bytes(model, headers[0], room_of(headers[0])) == to_bytes(model, headers[0])
+
+
+def test_a_header_that_needs_more_than_its_room_is_refused_with_both():
+    header = {"note": "x" * 30}
+    assert room_of(header) == len(',\\"note\\":\\"' + "x" * 30 + '\\"')
+    with pytest.raises(ValueError, match="the message's header needs 44 bytes and has room for 43"):
+        to_bytes(model_of(SMALL), header, 43)
+
+
+def test_every_flipped_bit_of_the_spaces_that_fill_a_header_up_is_detected():
+    message = to_bytes(model_of(SMALL), {"note": 1}, 40)
+    first = message.index(b"} ") + 1
+    for place in range(first, first + 10):
+        with pytest.raises(DamagedData):
+            from_bytes(flipped(message, place, 0x29))
 
 
 def test_the_same_model_is_the_same_bytes_in_every_process():

@@ -4,16 +4,22 @@ import numpy as np
 import pytest
 
 from fedapt.clients.instructions import EvaluateReport
+from fedapt.clients.precision.policy import Wish
 from fedapt.errors import DamagedData
-from fedapt.grid.wishes import Wish
+from fedapt.grid.wishes import Learned
 from fedapt.record.checkpoint import Checkpoint
 
 STATE = Checkpoint(
     {"conv1.weight": np.array([[1.5, -0.0]], np.float32)},
     {"m_t": {"conv1.weight": np.array([1e-300])}, "round": 3},
     "",
-    {'{"kind":"apt"}#7': Wish({"conv1": 6}, {"conv1": 0.1 + 0.2})},
+    {
+        '{"kind":"apt"}#7': Learned(
+            Wish({"conv1": 6}, "why", {"conv1": 2.0}, {"sums": {"conv1": np.ones(2)}}), {"conv1": 0.1 + 0.2}
+        )
+    },
     {7: EvaluateReport(samples=3, correct=2, loss=0.1)},
+    {7: 0.1 + 0.2},
 )
 
 
@@ -21,7 +27,10 @@ def test_a_checkpoint_comes_back_to_the_last_bit() -> None:
     back = Checkpoint.from_files(STATE.files())
     assert back.model["conv1.weight"].tobytes() == STATE.model["conv1.weight"].tobytes()
     assert back.strategy["m_t"]["conv1.weight"].tolist() == [1e-300] and back.strategy["round"] == 3
-    assert (back.wishes, back.scores) == (STATE.wishes, STATE.scores)
+    assert (back.scores, back.batteries) == (STATE.scores, STATE.batteries)
+    (wish,), (kept,) = back.wishes.values(), STATE.wishes.values()
+    assert wish.wish.memory["sums"]["conv1"].tolist() == [1.0, 1.0] and wish.gavg == kept.gavg
+    assert (wish.wish.bits, wish.wish.why, wish.wish.sensitivity) == (kept.wish.bits, "why", {"conv1": 2.0})
 
 
 def test_its_bytes_are_those_of_its_values() -> None:

@@ -38,7 +38,7 @@ def test_columns_are_typed_and_only_optional_ones_may_be_missing(ledger: Path) -
     assert schema.field("uplink_bytes").type == pa.int64()
     assert schema.field("gavg").type.value_type == pa.float64()
     nullable = {column.name for column in schema if column.nullable}
-    assert nullable == {"train_loss", "mean_bits", "memory_budget_bytes", "energy_budget_j"}
+    assert nullable == {"train_loss", "mean_bits", "memory_budget_bytes", "energy_budget_j", "battery_j"}
 
 
 def test_a_flipped_bit_in_any_column_is_damage_and_never_a_wrong_number(ledger: Path) -> None:

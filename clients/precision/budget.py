@@ -1,0 +1,80 @@
+"""fedapt's own policy: the bits that learning needs, and of these what the device can afford.
+
+**The wish.** Codes are rounded stochastically, so no update is lost on average, however small. What few bits cost is noise: a
+weight that should move by a hundredth of a code moves by a whole one in one step of a hundred. Two numbers of a layer say how
+much of that it bears:
+
+    u_l = lr * Gavg_l          the mean update in codes: 1 - u_l is the share of weights that underflow in a step
+    e_l = Gavg_l * eps_l^2     |g| * eps: by how much the loss changes when one weight moves by one code
+
+A layer gets a bit more if u_l < `least_step` * r_l, and gives one up if it would still have a quarter more than that with a bit
+less (hysteresis). r_l = max(1, sqrt(e_l / mean e)), both at one width: where a code changes the loss by four times the mean, the
+layer asks for one bit more. Minimising the bits over all weights for a given noise in the loss makes e_l equal in all layers; the
+mean is over weights, so small layers near the input and the output get more bits, as is usually done by hand.
+
+**The projection** takes bits where that costs least for each byte, or each joule, saved: noise in the loss of a layer goes with
+N_l * e_l^2, and quarters with each bit. If the lowest bits do not fit, batches shrink, each applied at once because there is no
+room to accumulate, then the first layers freeze, and then the client is refused with the numbers.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import ClassVar, Literal
+
+from pydantic import Field
+
+from fedapt.clients.precision.evidence import Evidence
+from fedapt.clients.precision.policy import Policy, Wish, moved
+from fedapt.quant import HIGHEST_BITS, LOWEST_BITS, GridOptions
+
+HYSTERESIS = 1.25
+
+
+class Budget(Policy):
+    """Bits from what each layer needs to learn, within what the device has."""
+
+    ladder: ClassVar[tuple[str, ...]] = ("bits", "micro_batch", "freeze")
+
+    kind: Literal["budget"] = "budget"
+    grid: GridOptions = Field(default=GridOptions(headroom=1.2), description="how codes are laid over the weights")
+    first_bits: int = Field(default=4, ge=LOWEST_BITS, le=HIGHEST_BITS, description="width of all codes in the first round")
+    lowest_bits: int = Field(default=LOWEST_BITS, ge=LOWEST_BITS, le=HIGHEST_BITS, description="no layer goes below")
+    highest_bits: int = Field(default=8, ge=LOWEST_BITS, le=HIGHEST_BITS, description="no layer asks for more")
+    least_step: float = Field(
+        default=0.005, gt=0, lt=1, description="mean update in codes that a layer needs: a higher one asks for more bits"
+    )
+
+    @property
+    def lowest(self) -> int:
+        """The width below which no budget pushes a layer."""
+        return self.lowest_bits
+
+    def start(self, layers: Sequence[str]) -> dict[str, int]:
+        """Ask for `first_bits` everywhere, within the bounds."""
+        return dict.fromkeys(layers, min(max(self.first_bits, self.lowest_bits), self.highest_bits))
+
+    def adapt(self, wish: Wish, evidence: Evidence) -> Wish:
+        """Move each observed layer by at most one bit."""
+        observed = [name for name in wish.bits if name in evidence.gavg]
+        if not observed:
+            return replace(wish, why="")
+        loss_of_a_code = {name: evidence.gavg[name] * evidence.step[name] ** 2 for name in observed}
+        total = sum(evidence.weights[name] for name in observed)
+        mean = sum(loss_of_a_code[name] * evidence.weights[name] for name in observed) / total
+        bits = dict(wish.bits)
+        for name in observed:
+            finer = max(1.0, math.sqrt(loss_of_a_code[name] / mean)) if mean > 0 else 1.0
+            bits[name] = self._bits(name, wish.bits[name], self.least_step * finer, evidence)
+        sensitivity = {name: evidence.weights[name] * loss_of_a_code[name] ** 2 for name in observed}
+        return replace(moved(wish, bits), sensitivity=sensitivity if all(sensitivity.values()) else {})
+
+    def _bits(self, name: str, bits: int, needed: float, evidence: Evidence) -> int:
+        if evidence.lr * evidence.gavg_at(name, bits) < needed:
+            return min(bits + 1, max(bits, self.highest_bits))
+        lower = bits - 1
+        if lower >= self.lowest_bits and evidence.lr * evidence.gavg_at(name, lower) >= HYSTERESIS * needed:
+            return lower
+        return bits

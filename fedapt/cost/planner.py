@@ -1,0 +1,251 @@
+"""From what a client wishes to what it can afford: the first draft down the ladder that fits its memory and its energy."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+
+import numpy as np
+
+from fedapt.cost.ladder import LADDER, Draft, halves
+from fedapt.cost.peaks import Array
+from fedapt.cost.profiles import Profile
+from fedapt.cost.projection import Chosen, Way, Widths, readable_bytes
+from fedapt.cost.trace import WIDTHS
+from fedapt.cost.workload import Workloads
+from fedapt.quant.grid import LOWEST_BITS
+
+
+@dataclass(frozen=True)
+class Demand:
+    """What a client wishes for a round, and what it has.
+
+    wish:            bits by layer; layers that are not named are float and stay so.
+    sensitivity:     by layer, how much the loss minds quantisation noise; the number of weights where it is not given.
+    energy_budget:   joules for the round, messages included; None is no limit.
+    lowest:          the width below which no layer is pushed; one that is wished lower stays where it is.
+    ladder:          the steps that may be taken, names in `LADDER`, in this order.
+    buffers_bytes, optimiser_bytes: what is kept beside the model.
+    overhead_bytes:  what a message has beyond codes, scales and float parameters.
+    """
+
+    wish: Mapping[str, int]
+    samples: int
+    epochs: int
+    batch: int
+    memory_budget: int
+    energy_budget: float | None = None
+    sensitivity: Mapping[str, float] = field(default_factory=dict)
+    lowest: int = LOWEST_BITS
+    ladder: tuple[str, ...] = tuple(LADDER)
+    buffers_bytes: int = 0
+    optimiser_bytes: int = 0
+    overhead_bytes: int = 0
+
+    @property
+    def extra_bytes(self) -> int:
+        """What is resident whatever the widths."""
+        return self.buffers_bytes + self.optimiser_bytes
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a client does in a round. reason: what it gave up and for what, in a person's words; empty if nothing."""
+
+    bits: dict[str, int]
+    batch: int
+    frozen: tuple[str, ...] = ()
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """Why nothing fits: what the cheapest draft needs, and what there is; joules are None where there is no energy budget."""
+
+    reason: str
+    needed_bytes: int
+    available_bytes: int
+    needed_j: float | None
+    available_j: float | None
+
+
+@dataclass(frozen=True)
+class _Need:
+    """What a draft needs with these widths; joules are counted where the memory fits."""
+
+    draft: Draft
+    chosen: Chosen
+    resident: float
+    joules: float
+
+
+def plan(workloads: Workloads, profile: Profile, table: str, demand: Demand) -> Plan | Refusal:
+    """Return the first draft down the demand's ladder that fits its budgets, at the widest widths that do, or a refusal."""
+    asked = _Budget(profile, table, demand, workloads.at().widths)
+    wish = closest = asked.closest(Draft(workloads, demand.batch))
+    for draft in _drafts(wish.draft, demand):
+        need = asked.closest(draft)
+        if asked.excess(need) <= 1.0:
+            return Plan(asked.bits(need), draft.batch, draft.frozen, asked.reason(wish, need))
+        closest = min(closest, need, key=asked.excess)
+    return asked.refusal(closest)
+
+
+def _drafts(draft: Draft, demand: Demand) -> Iterator[Draft]:
+    yield draft
+    for name in demand.ladder:
+        for cheaper in LADDER[name](draft, demand.batch):
+            yield cheaper
+            draft = cheaper
+
+
+@dataclass(frozen=True)
+class _Budget:
+    """A demand on a device. widths: of the model with nothing frozen; freezing changes no layer's place."""
+
+    profile: Profile
+    table: str
+    demand: Demand
+    widths: Widths
+
+    def closest(self, draft: Draft) -> _Need:
+        """Return the first widths on the way down that fit both budgets, or else those that exceed them least.
+
+        Bits are taken by the bytes that they save until the memory fits, and from there by the joules. Whatever the order, the
+        lowest widths are the end of the way, so where these cost too many joules no other is tried.
+        """
+        widths = draft.workload.widths
+        floor = self._floor if draft.lowered else self._start
+        way = widths.way_by_bytes(self._start, floor, self._minded)
+        resident = self._resident(draft, way)
+        fitting = np.flatnonzero(resident <= self.demand.memory_budget)
+        if not fitting.size:
+            point = int(np.argmin(resident))
+            return _Need(draft, way.at(point), float(resident[point]), 0.0)
+        joules = self._joules(draft, way, resident)
+        first, last = fitting[0], fitting[-1]
+        point = first if joules[first] <= self._limit_j else last
+        if point == first or joules[last] > self._limit_j:
+            return _Need(draft, way.at(point), float(resident[point]), float(joules[point]))
+        way = widths.way(way.at(first), floor, self._minded, self._joules_by_layer(draft, resident[first]))
+        resident = self._resident(draft, way)
+        joules = self._joules(draft, way, resident)
+        point = int(np.argmax((resident <= self.demand.memory_budget) & (joules <= self._limit_j)))
+        return _Need(draft, way.at(point), float(resident[point]), float(joules[point]))
+
+    def excess(self, need: _Need) -> float:
+        """Return how many times a budget the need is, of the scarcer one; at most 1 if it fits."""
+        return float(self._excess(need.resident, need.joules))
+
+    def bits(self, need: _Need) -> dict[str, int]:
+        """Return the widths of the layers that were wished."""
+        at = dict(zip(need.draft.workload.widths.names, need.chosen, strict=True))
+        return {name: WIDTHS[at[name]] for name in self.demand.wish}
+
+    def reason(self, wish: _Need, need: _Need) -> str:
+        """Return what was given up for what, in words."""
+        given = []
+        before, after = self._mean_bits(wish), self._mean_bits(need)
+        if after < before:
+            given.append(f"{before:.3g} bits lowered to {after:.3g} on average")
+        if need.draft.batch < wish.draft.batch:
+            given.append(f"batches of {need.draft.batch} instead of {wish.draft.batch}")
+        if need.draft.frozen:
+            given.append(f"{_listed(need.draft.frozen)} frozen")
+        if not given:
+            return ""
+        causes = [f"{readable_bytes(self.demand.memory_budget)} of memory"] if wish.resident > self.demand.memory_budget else []
+        if not causes or self._joules_at(wish) > self._limit_j:
+            causes.append(f"{self._limit_j:.3g} J for the round")
+        return "; ".join([f"{given[0]}: {' and '.join(causes)}", *given[1:]])
+
+    def refusal(self, need: _Need) -> Refusal:
+        """Return the refusal of a demand of which `need` is the closest to fitting."""
+        demand, draft = self.demand, need.draft
+        how = f"at {self._mean_bits(need):.3g} bits on average, in batches of {draft.batch}"
+        how += f", with {_listed(draft.frozen)} frozen" if draft.frozen else ""
+        problems, ways_out = [], []
+        joules = self._joules_at(need)
+        if need.resident > demand.memory_budget:
+            problems.append(f"needs {readable_bytes(need.resident)} of memory, has {readable_bytes(demand.memory_budget)}")
+            ways_out.append(self._smaller(draft) or f"a budget of {math.ceil(need.resident)} bytes or a smaller model")
+        if joules > self._limit_j:
+            problems.append(f"needs {joules:.3g} J for a round, has {self._limit_j:.3g} J")
+            ways_out.append("fewer samples or epochs")
+        reason = f"{' and '.join(problems)} ({how}): {' and '.join(ways_out)} would fit"
+        needed_j = None if demand.energy_budget is None else joules
+        return Refusal(reason, math.ceil(need.resident), demand.memory_budget, needed_j, demand.energy_budget)
+
+    def _smaller(self, draft: Draft) -> str:
+        """Return, in words, the largest of the batch, its half, its quarter and so on whose memory would fit at lowered bits."""
+        for size in halves(draft.batch):
+            need = self.closest(replace(draft, batch=size, lowered=True))
+            if need.resident <= self.demand.memory_budget:
+                return f"{self._mean_bits(need):.3g} bits and batches of {size}"
+        return ""
+
+    def _resident(self, draft: Draft, way: Way) -> Array:
+        return way.resident(min(draft.batch, self.demand.samples)) + self.demand.extra_bytes
+
+    def _joules(self, draft: Draft, way: Way, resident: Array) -> Array:
+        """Return the energy of the round at every point of a way."""
+        profile, saved = self.profile, way.widths.saved
+        samples, steps = self._samples_and_steps(draft)
+        of_sample, of_step = way.macs[self.table]
+        activations = 2 * (samples * (saved.per_sample + saved.input_per_sample) + steps * saved.fixed)
+        moved = (steps * way.moved_bytes + activations) * self._price(resident)
+        radio = 2 * (way.payload + self.demand.overhead_bytes) * profile.radio_j_per_byte.value
+        return np.asarray((samples * of_sample + steps * of_step) * profile.fp32_mac_energy.value + moved + radio)
+
+    def _joules_at(self, need: _Need) -> float:
+        there = need.draft.workload.widths.way(need.chosen, need.chosen, self._minded, self.widths.payload)
+        return float(self._joules(need.draft, there, np.array([need.resident]))[0])
+
+    def _joules_by_layer(self, draft: Draft, resident: float) -> Array:
+        """Return the joules of each layer at each width, but for what no width changes."""
+        widths, profile = draft.workload.widths, self.profile
+        samples, steps = self._samples_and_steps(draft)
+        macs = samples * widths.macs_sample[self.table] + steps * widths.macs_step[self.table]
+        moved = steps * widths.moved_bytes * self._price(resident)
+        return np.asarray(macs * profile.fp32_mac_energy.value + moved + 2 * widths.payload * profile.radio_j_per_byte.value)
+
+    @cached_property
+    def _start(self) -> Chosen:
+        return self.widths.chosen(self.demand.wish)
+
+    @cached_property
+    def _floor(self) -> Chosen:
+        wished = [name in self.demand.wish for name in self.widths.names]
+        return np.where(wished, np.minimum(self._start, WIDTHS.index(self.demand.lowest)), self._start)
+
+    @cached_property
+    def _minded(self) -> Array:
+        own = zip(self.widths.names, self.widths.weights, strict=True)
+        return np.array([self.demand.sensitivity.get(name, weights) for name, weights in own], np.float64)
+
+    def _price(self, resident: Array | float) -> Array:
+        on_chip, beyond = self.profile.on_chip_energy_j_per_byte.value, self.profile.dram_energy_j_per_byte.value
+        return np.where(np.asarray(resident) <= self.profile.on_chip_memory.value, on_chip, beyond)
+
+    def _samples_and_steps(self, draft: Draft) -> tuple[int, int]:
+        epochs, samples = self.demand.epochs, self.demand.samples
+        return epochs * samples, epochs * -(-samples // draft.batch)
+
+    @property
+    def _limit_j(self) -> float:
+        return math.inf if self.demand.energy_budget is None else self.demand.energy_budget
+
+    def _excess(self, resident: Array | float, joules: Array | float) -> Array:
+        # A budget of nothing is exceeded by anything.
+        memory, energy = max(self.demand.memory_budget, 1e-9), max(self._limit_j, 1e-30)
+        return np.maximum(np.asarray(resident) / memory, np.asarray(joules) / energy)
+
+    def _mean_bits(self, need: _Need) -> float:
+        weights = np.where([name in self.demand.wish for name in self.widths.names], self.widths.weights, 0.0)
+        return float(weights @ np.array(WIDTHS)[need.chosen]) / max(float(weights.sum()), 1.0)
+
+
+def _listed(names: tuple[str, ...]) -> str:
+    return f"`{names[0]}`" if len(names) == 1 else f"`{names[0]}` to `{names[-1]}`"

@@ -1,0 +1,45 @@
+"""fedapt.clients.rooms: no header needs more than its room."""
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fedapt.clients.instructions import EvaluateReport, Instructions, LayerReport, ReplyTo, TrainReport
+from fedapt.clients.rooms import instructions_room, report_room
+from fedapt.quant import GridOptions
+from fedapt.quant.wire import room_of
+
+NAMES = st.lists(st.text(st.characters(codec="utf-8", exclude_categories=["C"]), max_size=6), max_size=3, unique=True)
+WHOLE = st.integers(0, 2**63 - 1)
+LARGE = st.floats(0, allow_nan=False, allow_infinity=False) | st.just(1.2345678901234567e-300)
+SHARE = st.floats(0, 1)
+
+
+@given(NAMES, st.data())
+def test_instructions_always_fit_into_their_room(names, data):
+    some = st.lists(st.sampled_from(names), unique=True) if names else st.just([])
+    told = Instructions(
+        seed=data.draw(WHOLE), round=data.draw(WHOLE), client=data.draw(WHOLE), epochs=data.draw(WHOLE),
+        batch=data.draw(WHOLE) + 1, lr=data.draw(LARGE) + 1e-300, proximal_mu=data.draw(LARGE),
+        rounding=data.draw(st.sampled_from(["truncate", "nearest", "stochastic"])),
+        grid=GridOptions(range=data.draw(st.sampled_from(["symmetric", "min_max"])), headroom=data.draw(st.floats(1, 16))),
+        copies=dict.fromkeys(data.draw(some), 16), frozen=data.draw(some),
+    )  # fmt: skip
+    assert room_of({"instructions": told.model_dump()}) <= instructions_room(names)
+
+
+@given(NAMES, st.data())
+def test_reports_always_fit_into_their_room(names, data):
+    layers = {
+        name: LayerReport(gavg=data.draw(LARGE), underflow_share=data.draw(SHARE), clip_share=data.draw(SHARE)) for name in names
+    }
+    answers = {"reply_to": ReplyTo(round=data.draw(WHOLE), client=data.draw(WHOLE), digest="f" * 64).model_dump()}
+    batches = data.draw(st.dictionaries(WHOLE, WHOLE, max_size=2))
+    trained = TrainReport(samples=data.draw(WHOLE), batches=batches, train_loss=data.draw(LARGE), layers=layers)
+    evaluated = EvaluateReport(samples=data.draw(WHOLE), correct=data.draw(WHOLE), loss=data.draw(LARGE))
+    for report in (trained, evaluated):
+        assert room_of({"report": report.model_dump(mode="json")} | answers) <= report_room(names)
+
+
+def test_a_room_grows_with_the_names_that_it_may_have_to_hold():
+    assert report_room(["a", "b"]) - report_room(["a"]) == report_room(["a", "b", "c"]) - report_room(["a", "b"]) > 75
+    assert instructions_room(["a" * 30]) - instructions_room(["a"]) == 2 * 29
