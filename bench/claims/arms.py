@@ -53,9 +53,9 @@ class Task:
 
 
 TASKS = {
-    "fashion_mnist": Task("cnn", 0.1, None, 30, 12_000, 10),
-    "cifar10": Task("cnn", 0.05, 20_000, 40, 10_000, 12),
-    "banking77": Task("text", 1.0, None, 60, None, 20),
+    "fashion_mnist": Task("cnn", 0.1, None, 30, 12_000, 8),
+    "cifar10": Task("cnn", 0.05, 20_000, 40, 10_000, 8),
+    "banking77": Task("text", 1.0, None, 60, None, 12),
 }
 QUICK_ARMS = ("fp32", "qat 8", "truncating 8", "stochastic 4", "apt 6", "rct", "budget 4", "budget 3", "budget 4, 6-bit operands")
 QUICK = {

@@ -46,16 +46,15 @@ def measure(cell: Cell, task: Task, arm: Arm) -> dict[str, Any]:
     wanted = scenario(cell, task, arm, accounts.memory_at(arm.mean_bits) if arm.mean_bits else None)
     with TemporaryDirectory() as folder, Stopper() as stopper:
         finished = read_run(run(wanted, Path(folder), Display(io.StringIO()), stopper))
-    scores = finished.rounds["accuracy"].dropna()
-    total = finished.summary["total"]
-    return {
-        **cell._asdict(),
-        "accuracy": float(scores.iloc[-LAST_SCORES:].mean()),
-        "energy_j": total["energy_j"],
-        "memory_bytes": total["memory_bytes"],
-        "wall_s": finished.summary["wall_s"],
-        **accounts.of(finished),
-    }
+        total = finished.summary["total"]
+        return {
+            **cell._asdict(),
+            "accuracy": float(finished.rounds["accuracy"].dropna().iloc[-LAST_SCORES:].mean()),
+            "energy_j": total["energy_j"],
+            "memory_bytes": total["memory_bytes"],
+            "wall_s": finished.summary["wall_s"],
+            **accounts.of(finished),
+        }
 
 
 def scenario(cell: Cell, task: Task, arm: Arm, memory_bytes: int | None = None) -> Scenario:
@@ -83,7 +82,7 @@ def scenario(cell: Cell, task: Task, arm: Arm, memory_bytes: int | None = None) 
                 "method": {"precision": dict(arm.precision), **arm.method},
                 "groups": [{"profile": "raspberry-pi-4", "budget": {"memory": memory_bytes}}],
             },
-            "evaluate": {"every": max(rounds // 10, 1)},
+            "evaluate": {"every": max(rounds // 8, 1)},
             "engine": {"kind": "inline"},
         }
     )
@@ -137,12 +136,15 @@ class Accounts:
 
     def _gemm(self, traces: Mapping[Any, Trace], samples: Any, account: Account) -> dict[str, float]:
         """Return the energy of matrix products as a share of that in fp32, under each table."""
-        whole = sum(samples[bits] * sum(layer.sample_macs for layer in trace.layers) for bits, trace in traces.items())
+        products = {
+            bits: [layer for layer in trace.layers if layer.shape.kind in ("linear", "conv")] for bits, trace in traces.items()
+        }
+        whole = sum(samples[bits] * sum(layer.sample_macs for layer in layers) for bits, layers in products.items())
         return {
             name: float(
                 sum(
-                    samples[bits] * sum(layer_energy(layer, table, account)[0] for layer in trace.layers)
-                    for bits, trace in traces.items()
+                    samples[bits] * sum(layer_energy(layer, table, account)[0] for layer in layers)
+                    for bits, layers in products.items()
                 )
                 / whole
             )

@@ -1,6 +1,6 @@
 """Each claim, and what was measured of it.
 
-Savings that depend on an energy table are given under all three, and a claim is reached only if it is under each of them.
+Savings that depend on an energy table are given under all three, and the verdict says under which of them a claim is reached.
 Accuracy is the difference to fp32 on the same data, setting and seed, in points, as mean and standard error over the seeds.
 """
 
@@ -99,12 +99,10 @@ def verdicts(results: Table) -> list[Measured]:
 
 
 def _verdict(saved: dict[str, bool], within: bool) -> str:
-    parts = []
-    if not all(saved.values()):
-        parts.append("saves less" if not any(saved.values()) else f"only {', '.join(n for n, ok in saved.items() if ok)}")
-    if not within:
-        parts.append("loses more")
-    return "; ".join(parts) or "reached"
+    tables = "" if all(saved.values()) else f" under {' and '.join(name for name, reached in saved.items() if reached)} only"
+    if not any(saved.values()):
+        return "saves less" if within else "saves less, loses more"
+    return f"reached{tables}" if within else f"loses more; saves as much{tables}"
 
 
 def beside_float(rows: Table, arm: str) -> tuple[float, float]:

@@ -7,10 +7,11 @@ much of that it bears:
     u_l = lr * Gavg_l          the mean update in codes: 1 - u_l is the share of weights that underflow in a step
     e_l = Gavg_l * eps_l^2     |g| * eps: by how much the loss changes when one weight moves by one code
 
-A layer gets a bit more if u_l < `least_step` * r_l, and gives one up if it would still have a quarter more than that with a bit
-less (hysteresis). r_l = max(1, sqrt(e_l / mean e)), both at one width: where a code changes the loss by four times the mean, the
-layer asks for one bit more. Minimising the bits over all weights for a given noise in the loss makes e_l equal in all layers; the
-mean is over weights, so small layers near the input and the output get more bits, as is usually done by hand.
+A layer gets a bit more if u_l < `least_step` * r_l / m, and gives one up if it would still have a quarter more than that with a
+bit less (hysteresis). m updates are averaged: a step of u codes adds a variance of u * eps^2, and averaging divides it by m, so a
+larger cohort needs fewer bits. r_l = max(1, sqrt(e_l / mean e)), both at one width: where a code changes the loss by four times
+the mean, the layer asks for one bit more. Minimising the bits over all weights for a given noise in the loss makes e_l equal in
+all layers; the mean is over weights, so small layers near the input and the output get more bits, as is usually done by hand.
 
 **The projection** takes bits where that costs least for each byte, or each joule, saved: noise in the loss of a layer goes with
 N_l * e_l^2, and quarters with each bit. If the lowest bits do not fit, batches shrink, each applied at once because there is no
@@ -42,9 +43,9 @@ class Budget(Policy):
     grid: GridOptions = Field(default=GridOptions(headroom=1.2), description="how codes are laid over the weights")
     first_bits: int = Field(default=4, ge=LOWEST_BITS, le=HIGHEST_BITS, description="width of all codes in the first round")
     lowest_bits: int = Field(default=LOWEST_BITS, ge=LOWEST_BITS, le=HIGHEST_BITS, description="no layer goes below")
-    highest_bits: int = Field(default=8, ge=LOWEST_BITS, le=HIGHEST_BITS, description="no layer asks for more")
+    highest_bits: int = Field(default=12, ge=LOWEST_BITS, le=HIGHEST_BITS, description="no layer asks for more")
     least_step: float = Field(
-        default=0.005, gt=0, lt=1, description="mean update in codes that a layer needs: a higher one asks for more bits"
+        default=0.05, gt=0, lt=10, description="mean update in codes that a layer of a client alone needs; more asks for more bits"
     )
 
     @property
@@ -67,7 +68,7 @@ class Budget(Policy):
         bits = dict(wish.bits)
         for name in observed:
             finer = max(1.0, math.sqrt(loss_of_a_code[name] / mean)) if mean > 0 else 1.0
-            bits[name] = self._bits(name, wish.bits[name], self.least_step * finer, evidence)
+            bits[name] = self._bits(name, wish.bits[name], self.least_step * finer / evidence.updates, evidence)
         sensitivity = {name: evidence.weights[name] * loss_of_a_code[name] ** 2 for name in observed}
         return replace(moved(wish, bits), sensitivity=sensitivity if all(sensitivity.values()) else {})
 

@@ -22,7 +22,9 @@ class Evidence:
                 were not observed are absent.
     step:       by layer, the mean step of its grid over the global weights at 8 bits.
     weights:    by layer, how many weights it has.
+    moves:      by layer, by how many bits a client moved it within the round, the most of any client.
     update:     by layer, what the round added to the global weights, in their shape.
+    updates:    how many were averaged.
     train_loss: mean over the samples that were trained on; None if there were none.
     """
 
@@ -31,7 +33,9 @@ class Evidence:
     gavg: Mapping[str, float] = field(default_factory=dict)
     step: Mapping[str, float] = field(default_factory=dict)
     weights: Mapping[str, int] = field(default_factory=dict)
+    moves: Mapping[str, int] = field(default_factory=dict)
     update: Mapping[str, np.ndarray] = field(default_factory=dict)
+    updates: int = 1
     train_loss: float | None = None
 
     def gavg_at(self, layer: str, bits: int) -> float:

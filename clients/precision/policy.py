@@ -13,6 +13,7 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
+from fedapt.clients.adaptation import Adaptation
 from fedapt.clients.precision.evidence import Evidence
 from fedapt.options import Kind
 from fedapt.quant import LOWEST_BITS, GridOptions, Rounding
@@ -62,6 +63,13 @@ class Policy(Kind):
     def adapt(self, wish: Wish, evidence: Evidence) -> Wish:
         """Return the wish for the next round."""
         return wish
+
+    def adaptation(self, epoch: int, highest: Mapping[str, int]) -> Adaptation | None:
+        """Return how a client moves its own bits within a round, None if it does not.
+
+        epoch: its batches; highest: the widths by layer that its budget allows, all together.
+        """
+        return None
 
 
 def moved(wish: Wish, bits: Mapping[str, int]) -> Wish:

@@ -20,4 +20,6 @@ class Rct(ByGavg):
     """Raise or lower each layer's bits by its ability to learn, Gavg, between two thresholds."""
 
     kind: Literal["rct"] = "rct"
-    t_max: float | None = Field(default=24.0, gt=0, description="a layer whose Gavg is above gets one bit less; null: never")
+    t_max: float | None = Field(
+        default=24.0, gt=0, allow_inf_nan=False, description="a layer whose Gavg is above gets one bit less; null: never"
+    )

@@ -87,6 +87,7 @@ class Wishes:
                 },
                 weights={layer: values.size for layer, values in weights.items()},
                 update=update,
+                updates=len(observed),
                 train_loss=_train_loss(same),
             )
             learned.wish = policy.adapt(learned.wish, evidence)

@@ -29,7 +29,7 @@ def evidence(gavg=None, lr=0.1, step=None, weights=None, **more):
     """Return the evidence of a round; gavg and step are by layer, at 8 bits."""
     gavg = gavg or {}
     step, weights = step or dict.fromkeys(gavg, 0.01), weights or dict.fromkeys(gavg, 100)
-    return Evidence(lr, GridOptions(), gavg, step, weights, **more)
+    return Evidence(lr, GridOptions(), gavg, step, weights, **({"updates": 10} | more))
 
 
 def after(policy, bits, gavg, lr=0.1, **more):
@@ -155,6 +155,13 @@ def test_budget_gives_a_layer_whose_codes_weigh_sixteen_times_the_mean_two_bits_
         wish = Budget().adapt(wish, evidence(gavg, step=step, weights={"small": 1, "large": 10**6}))
     assert wish.bits == {"small": 6, "large": 4}
     assert wish.sensitivity["large"] / wish.sensitivity["small"] == pytest.approx(10**6 / 16**2)
+
+
+def test_budget_asks_for_more_bits_the_fewer_updates_are_averaged():
+    # At 6 bits lr * Gavg is 0.1 * 2 * 31 / 127 = 0.0488: too little for a client alone, plenty for two, which need 0.025.
+    assert after(Budget(), {"a": 6}, {"a": 2.0}, updates=1) == {"a": 7}
+    assert after(Budget(), {"a": 6}, {"a": 2.0}, updates=2) == {"a": 6}
+    assert after(Budget(), {"a": 6}, {"a": 2.0}, updates=10) == {"a": 5}
 
 
 def test_budget_stays_within_its_bounds():
