@@ -6,9 +6,10 @@ back.
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections import Counter
-from collections.abc import Mapping
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,7 +18,15 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fedapt.clients.continual.memory import Continual
-from fedapt.clients.instructions import EvaluateReport, Instructions, LayerReport, ReplyTo, TrainReport, read_instructions
+from fedapt.clients.instructions import (
+    EvaluateReport,
+    Instructions,
+    LayerReport,
+    ReplyTo,
+    Segment,
+    TrainReport,
+    read_instructions,
+)
 from fedapt.clients.rooms import report_room
 from fedapt.clients.samples.filter import Filter
 from fedapt.data.examples import Examples
@@ -37,8 +46,9 @@ OBSERVED_FROM = 0.75
 class Client:
     """A device with its samples: `rows` of `examples` to train on, `held_out` to evaluate on.
 
-    Statistics are of the last quarter of an epoch: bits are for the gradients that are left when the easy part is learned. A
-    range in which more than one code in a hundred clips is laid anew between two epochs.
+    Training falls into stretches: epochs, or what lies between two adaptations of a client that moves its own layers' bits.
+    Statistics are of the last quarter of a stretch: bits are for the gradients that are left when the easy part is learned. A
+    range in which more than one code in a hundred clips is laid anew between two stretches.
     """
 
     skeleton: Skeleton
@@ -57,9 +67,6 @@ class Client:
         self.skeleton.model.train()
         key = (instructions.seed, instructions.round, instructions.client)
         generator = torch_stream(key[0], "rounding", *key[1:])
-        losses: list[float] = []
-        sizes = Counter[int]()
-        seen: dict[str, LayerStatistics] = {}
         mu = instructions.proximal_mu
         with (
             torch.random.fork_rng(devices=[]),
@@ -69,23 +76,10 @@ class Client:
         ):
             # Dropout and its like draw from torch's global state, whatever a client before has left there.
             torch.manual_seed(torch_stream(key[0], "layers", *key[1:]).initial_seed())
-            for epoch in range(instructions.epochs):
-                self._refit(seen, instructions, generator)
-                batches = self._batches(instructions, epoch)
-                observed_from = int((len(batches) - 1) * OBSERVED_FROM)
-                for number, rows in enumerate(batches):
-                    losses.append(self._step(sgd, rows, observe=number >= observed_from))
-                    sizes[len(rows)] += 1
-                seen = sgd.take_statistics()
-        report = TrainReport(
-            samples=len(self.rows),
-            batches=dict(sizes),
-            train_loss=sum(losses) / len(losses) if losses else None,
-            layers={name: _layer_report(name, layer) for name, layer in seen.items()},
-        )
+            report = self._learn(sgd, instructions)
         model = self.skeleton.unload()
         _check_finite(model)
-        return _reply(model, report, instructions, message)
+        return _reply(model, report, instructions, message, instructions.most_segments(len(self.rows)))
 
     def evaluate(self, message: bytes) -> bytes:
         """Evaluate the model in the message, at the bits it came in, on the held-out samples; return a report and no model."""
@@ -105,6 +99,33 @@ class Client:
         report = EvaluateReport(samples=len(self.held_out), correct=correct, loss=loss / max(len(self.held_out), 1))
         return _reply(QuantisedModel({}, {}), report, instructions, message)
 
+    def _learn(self, sgd: SingleCopySGD, told: Instructions) -> TrainReport:
+        losses: list[float] = []
+        sizes: dict[tuple[int, ...], Counter[int]] = defaultdict(Counter)
+        seen: dict[str, LayerStatistics] = {}
+        for stretch in self._stretches(told):
+            self._adapt(seen, told, sgd.generator)
+            here = sizes[self._widths()]
+            observed_from = int((len(stretch) - 1) * OBSERVED_FROM)
+            for number, rows in enumerate(stretch):
+                losses.append(self._step(sgd, rows, observe=number >= observed_from))
+                here[len(rows)] += 1
+            seen = sgd.take_statistics()
+        return TrainReport(
+            samples=len(self.rows),
+            batches=dict(sum(sizes.values(), Counter[int]())),
+            train_loss=sum(losses) / len(losses) if losses else None,
+            layers={name: _layer_report(name, layer) for name, layer in seen.items()},
+            segments=[Segment(bits=list(bits), batches=dict(s)) for bits, s in sizes.items()] if told.adaptation else [],
+        )
+
+    def _stretches(self, told: Instructions) -> Iterator[list[np.ndarray]]:
+        """Yield the batches between two chances to adapt."""
+        batches = (rows for epoch in range(told.epochs) for rows in self._batches(told, epoch))
+        every = told.adaptation.every if told.adaptation else -(-len(self.rows) // told.batch)
+        while stretch := list(itertools.islice(batches, every)):
+            yield stretch
+
     def _batches(self, instructions: Instructions, epoch: int) -> list[np.ndarray]:
         order = numpy_stream(instructions.seed, "batches", instructions.round, instructions.client, epoch).permutation(self.rows)
         return [order[first : first + instructions.batch] for first in range(0, len(order), instructions.batch)]
@@ -120,12 +141,19 @@ class Client:
             loss.backward()  # type: ignore[no-untyped-call]
         return float(loss.detach())
 
-    def _refit(self, seen: Mapping[str, LayerStatistics], instructions: Instructions, generator: torch.Generator) -> None:
-        """Lay new grids, between two epochs, where the weights have outgrown theirs."""
+    def _adapt(self, seen: Mapping[str, LayerStatistics], told: Instructions, generator: torch.Generator) -> None:
+        """Lay new grids, between two stretches, where other bits are asked for or the weights have outgrown theirs."""
         for name, statistics in seen.items():
             layer = self.skeleton.quantised.layers[name]
-            if statistics.clip_share > CLIPPED_TOO_MUCH and isinstance(layer.weight, CodedWeight):
-                layer.weight = refit(layer.weight, instructions.grid, generator)
+            if not isinstance(layer.weight, CodedWeight):
+                continue
+            bits = layer.weight.bits
+            wanted = told.adaptation.bits(name, statistics.gavg, bits, told.lr) if told.adaptation else bits
+            if wanted != bits or statistics.clip_share > CLIPPED_TOO_MUCH:
+                layer.weight = refit(layer.weight, told.grid, generator, wanted)
+
+    def _widths(self) -> tuple[int, ...]:
+        return tuple(layer.weight.bits for _, layer in sorted(self.skeleton.quantised.layers.items()))
 
 
 def _layer_report(name: str, layer: LayerStatistics) -> LayerReport:
@@ -142,7 +170,9 @@ def _check_finite(model: QuantisedModel) -> None:
             raise RunFailed(f"{name} became non-finite ({wrong} values): lower clients.local.lr")
 
 
-def _reply(model: QuantisedModel, report: TrainReport | EvaluateReport, told: Instructions, message: bytes) -> bytes:
+def _reply(
+    model: QuantisedModel, report: TrainReport | EvaluateReport, told: Instructions, message: bytes, segments: int = 0
+) -> bytes:
     reply_to = ReplyTo(round=told.round, client=told.client, digest=digest_of(message))
-    room = report_room(model.weights)
+    room = report_room(model.weights, segments)
     return to_bytes(model, {"report": report.model_dump(mode="json"), "reply_to": reply_to.model_dump()}, room)

@@ -10,9 +10,10 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, FiniteFloat, ValidationError
 
+from fedapt.clients.adaptation import Adaptation, Width
 from fedapt.errors import DamagedData
 from fedapt.options import Options
-from fedapt.quant import HIGHEST_BITS, LOWEST_BITS, GridOptions, Rounding
+from fedapt.quant import GridOptions, Rounding
 
 Share = Annotated[FiniteFloat, Field(ge=0, le=1)]
 # Python's numbers have no end, and one of more than 4300 digits cannot even be written into a sentence.
@@ -23,7 +24,8 @@ Count = Annotated[int, Field(ge=0, lt=2**63)]
 class Instructions(Options):
     """One client's work in one round; `seed`, `round` and `client` key its random streams.
 
-    copies: bits of the copy that is computed with, for layers that keep a float master; frozen: modules that are not trained.
+    copies: bits of the copy that is computed with, for layers that keep a float master; frozen: modules that are not trained;
+    adaptation: how the client moves its own layers' bits within the round, None if it does not.
     """
 
     seed: int
@@ -35,13 +37,18 @@ class Instructions(Options):
     rounding: Rounding
     grid: GridOptions
     proximal_mu: FiniteFloat = Field(default=0.0, ge=0)
-    copies: dict[str, Annotated[int, Field(ge=LOWEST_BITS, le=HIGHEST_BITS)]] = Field(default_factory=dict)
+    copies: dict[str, Width] = Field(default_factory=dict)
     frozen: list[str] = Field(default_factory=list)
+    adaptation: Adaptation | None = None
 
     def batches(self, samples: int) -> dict[int, int]:
         """Return the sizes of the batches that a client with so many samples trains on, by size and how many of them."""
         whole, rest = divmod(samples, self.batch)
         return {size: count * self.epochs for size, count in ((self.batch, whole), (rest, 1)) if size and count and self.epochs}
+
+    def most_segments(self, samples: int) -> int:
+        """Return at how many sets of widths a client with so many samples can train; 0 if it adapts none and reports none."""
+        return -(-sum(self.batches(samples).values()) // self.adaptation.every) if self.adaptation else 0
 
 
 def read_instructions(header: Mapping[str, Any]) -> Instructions:
@@ -70,14 +77,26 @@ class LayerReport(Options):
     clip_share: Share
 
 
+class Segment(Options):
+    """What was trained at one set of widths. bits: one for each layer, in the order of their names; batches: as in the report."""
+
+    bits: list[Width]
+    batches: dict[Whole, Whole]
+
+
 class TrainReport(Options):
-    """What a client says about its training. batches: the sizes of the batches it trained on, by size and how many of them."""
+    """What a client says about its training.
+
+    batches: the sizes of the batches it trained on, by size and how many of them; segments: the same by the layers' widths, of a
+    client that adapted them; layers: since it did so last, or in the last epoch.
+    """
 
     kind: Literal["trained"] = "trained"
     samples: Count
     batches: dict[Whole, Whole]
     train_loss: FiniteFloat | None
     layers: dict[str, LayerReport]
+    segments: list[Segment] = Field(default_factory=list)
 
 
 class EvaluateReport(Options):

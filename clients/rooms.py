@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable
 
+from fedapt.clients.adaptation import Adaptation
 from fedapt.clients.instructions import Instructions, LayerReport, ReplyTo, TrainReport
 from fedapt.quant.grid import HIGHEST_BITS
 from fedapt.quant.wire import DIGEST_DIGITS, room_of
@@ -17,23 +18,34 @@ LONGEST_NUMBER = 10**24
 MOST_BATCH_SIZES = 2
 
 
-def instructions_room(names: Collection[str]) -> int:
-    """Return the room for instructions; names: of all modules of which there may be a copy, or that may be frozen."""
+def instructions_room(names: Collection[str], adapted: Collection[str] = ()) -> int:
+    """Return the room for instructions.
+
+    names: of all modules of which there may be a copy, or that may be frozen; adapted: of layers whose bits the client adapts.
+    """
     worst = _numbers(Instructions.model_fields) | {
         "rounding": "stochastic",
         "grid": {"granularity": "channel", "range": "symmetric", "headroom": LONGEST_NUMBER},
         "copies": dict.fromkeys(names, HIGHEST_BITS),
         "frozen": list(names),
     }
+    if adapted:
+        highest = dict.fromkeys(adapted, HIGHEST_BITS)
+        worst["adaptation"] = _numbers(Adaptation.model_fields) | {"measure": "gradient", "highest": highest}
     return room_of({"instructions": worst})
 
 
-def report_room(layers: Collection[str]) -> int:
-    """Return the room for a report and what it replies to; layers: the quantised ones. That of an evaluation is shorter."""
+def report_room(layers: Collection[str], segments: int = 0) -> int:
+    """Return the room for a report and what it replies to. That of an evaluation is shorter.
+
+    layers: the quantised ones; segments: how many there may be, `Instructions.most_segments`.
+    """
+    batches = {str(LONGEST_NUMBER + size): LONGEST_NUMBER for size in range(MOST_BATCH_SIZES)}
     worst = _numbers(TrainReport.model_fields) | {
         "kind": "trained",
-        "batches": {str(LONGEST_NUMBER + size): LONGEST_NUMBER for size in range(MOST_BATCH_SIZES)},
+        "batches": batches,
         "layers": {layer: _numbers(LayerReport.model_fields) for layer in layers},
+        "segments": [{"bits": [HIGHEST_BITS] * len(layers), "batches": batches}] * segments,
     }
     return room_of({"report": worst, "reply_to": _numbers(ReplyTo.model_fields) | {"digest": "0" * DIGEST_DIGITS}})
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections import Counter
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
@@ -15,9 +16,11 @@ import numpy as np
 from pydantic import Field, ValidationError
 
 from fedapt.clients.instructions import EvaluateReport, ReplyTo, TrainReport
+from fedapt.clients.rooms import report_room
 from fedapt.errors import DamagedData
 from fedapt.options import Options
-from fedapt.quant import FLOAT_BITS, CodedWeight
+from fedapt.quant import FLOAT_BITS, LOWEST_BITS, CodedWeight
+from fedapt.quant.packing import packed_size
 from fedapt.quant.wire import QuantisedModel, digest_of, from_bytes
 
 if TYPE_CHECKING:
@@ -48,9 +51,17 @@ class Admission(Options):
     )
 
 
-def admit_size(message: bytes, reply: bytes, start: QuantisedModel) -> None:
-    """A reply is at most the message with a report instead of the instructions; checked before anything is read."""
+def admit_size(task: Task, message: bytes, reply: bytes, start: QuantisedModel) -> None:
+    """A reply is at most the message, as wide as it may become, with a report instead of the instructions.
+
+    Checked before anything is read.
+    """
     most = len(message) + REPORT_BYTES + sum(REPORT_BYTES_A_LAYER + 2 * len(layer.encode()) for layer in start.weights)
+    if adaptation := task.instructions.adaptation:
+        for layer, bits in adaptation.highest.items():
+            count = start.weights[layer].shape.numel()
+            most += packed_size(count, bits) - packed_size(count, start.weights[layer].bits)
+        most += report_room(start.weights, task.instructions.most_segments(task.samples))
     if len(reply) > most:
         raise DamagedData(f"the reply has {len(reply)} bytes, at most {most} can answer a message of {len(message)}")
 
@@ -89,6 +100,26 @@ def admit_batches(task: Task, report: TrainReport) -> None:
         raise DamagedData(f"reports training on {seen} samples, at most {most_seen} were asked for")
 
 
+def admit_segments(task: Task, report: TrainReport) -> None:
+    """A client that adapts its bits says what it trained at which, within what it was allowed; no other does."""
+    told = task.instructions
+    if told.adaptation is None:
+        if report.segments:
+            raise DamagedData("reports training at other bits, and was not asked to adapt any")
+        return
+    most = told.most_segments(task.samples)
+    if len(report.segments) > most:
+        raise DamagedData(f"reports {len(report.segments)} sets of widths, at most {most} were possible")
+    highest = [bits for _, bits in sorted(told.adaptation.highest.items())]
+    for segment in report.segments:
+        if len(segment.bits) != len(highest) or any(np.greater(segment.bits, highest)):
+            raise DamagedData(f"reports training at {segment.bits} bits, at most {highest} were allowed")
+        if min(segment.batches.values(), default=0) < 1:
+            raise DamagedData(f"reports no step at {segment.bits} bits")
+    if sum((Counter(segment.batches) for segment in report.segments), Counter[int]()) != report.batches:
+        raise DamagedData("reports other batches than those at all its widths together")
+
+
 def admit_loss(task: Task, report: TrainReport) -> None:
     """A loss is a number that float32 can hold, and there is one if there was a step."""
     if report.train_loss is None:
@@ -107,7 +138,7 @@ def admit_statistics(task: Task, report: TrainReport) -> None:
             raise DamagedData(f"reports a gavg of {layer.gavg:g} in {name}, at most {LARGEST_GAVG:g} is plausible: lower lr")
 
 
-def admit_names(start: QuantisedModel, end: QuantisedModel) -> None:
+def admit_names(task: Task, start: QuantisedModel, end: QuantisedModel) -> None:
     """The same tensors come back."""
     for sent, back in ((set(start.weights), set(end.weights)), (set(start.floats), set(end.floats))):
         if missing := sorted(sent - back):
@@ -116,14 +147,20 @@ def admit_names(start: QuantisedModel, end: QuantisedModel) -> None:
             raise DamagedData(f"{extra[0]} came back, and the model has none of that name")
 
 
-def admit_bits(start: QuantisedModel, end: QuantisedModel) -> None:
-    """The codes are as wide as they were."""
+def admit_bits(task: Task, start: QuantisedModel, end: QuantisedModel) -> None:
+    """The codes are as wide as they were, or as the client was allowed to make them."""
+    adaptation = task.instructions.adaptation
     for name, weight in start.weights.items():
-        if end.weights[name].bits != weight.bits:
-            raise DamagedData(f"{name}: sent at {weight.bits} bits, came back at {end.weights[name].bits}")
+        back = end.weights[name].bits
+        if back == weight.bits:
+            continue
+        if adaptation is None:
+            raise DamagedData(f"{name}: sent at {weight.bits} bits, came back at {back}")
+        if not LOWEST_BITS <= back <= adaptation.highest[name]:
+            raise DamagedData(f"{name}: came back at {back} bits, allowed were {LOWEST_BITS} to {adaptation.highest[name]}")
 
 
-def admit_shapes(start: QuantisedModel, end: QuantisedModel) -> None:
+def admit_shapes(task: Task, start: QuantisedModel, end: QuantisedModel) -> None:
     """Nothing is left to broadcasting."""
     pairs = {f"{name}.weight": (weight.shape, end.weights[name].shape) for name, weight in start.weights.items()}
     pairs |= {name: (values.shape, end.floats[name].shape) for name, values in start.floats.items()}
@@ -144,7 +181,7 @@ def admit_norm(task: Task, norm: float) -> None:
         raise DamagedData(reason)
 
 
-TRAIN_RULES = (admit_samples, admit_batches, admit_loss, admit_statistics)
+TRAIN_RULES = (admit_samples, admit_batches, admit_segments, admit_loss, admit_statistics)
 MODEL_RULES = (admit_names, admit_bits, admit_shapes)
 
 
@@ -160,7 +197,7 @@ def admit_evaluation(task: Task, report: EvaluateReport) -> None:
 
 def open_reply(task: Task, start: QuantisedModel, message: bytes, reply: bytes) -> tuple[QuantisedModel, Any]:
     """Decode a reply of a possible size that answers the message; return its model and its report, which is not checked yet."""
-    admit_size(message, reply, start)
+    admit_size(task, message, reply, start)
     end, header = from_bytes(reply)
     admit_origin(task, message, read(ReplyTo, "reply_to", header.get("reply_to")))
     return end, header.get("report")
@@ -181,7 +218,7 @@ def admit_report(task: Task, data: Any) -> TrainReport | EvaluateReport:
 def admit_update(task: Task, start: QuantisedModel, end: QuantisedModel) -> tuple[dict[str, np.ndarray], str]:
     """Return the update, dequantised end minus dequantised start by parameter name, and what is remarkable about it, or ""."""
     for rule in MODEL_RULES:
-        rule(start, end)
+        rule(task, start, end)
     before, after = start.dequantised(), end.dequantised()
     with np.errstate(over="ignore"):
         update = {name: values - before[name] for name, values in after.items()}

@@ -16,11 +16,13 @@ from fedapt.cost.workload import Workloads
 from fedapt.data import Federation
 from fedapt.errors import ScenarioError
 from fedapt.grid.batteries import Batteries, Battery
+from fedapt.grid.messages import Messages
 from fedapt.grid.participant import Participant
 from fedapt.grid.wishes import Wishes
 from fedapt.grid.workshop import ClientMethod, Workshop
 from fedapt.models import build
 from fedapt.quant import OperandWidths, quantisable
+from fedapt.quant.skeleton import float_arrays
 from fedapt.scenario import Group, Scenario
 from fedapt.seeding import numpy_stream
 
@@ -40,7 +42,9 @@ class Enrolment:
 
 def enrol(scenario: Scenario, federation: Federation) -> Enrolment:
     """Enrol the clients that have samples and whose device can hold the model; raises ScenarioError if there are none."""
-    wishes = Wishes(quantisable(build(scenario.model, federation.data_shape, scenario.seed)))
+    model = build(scenario.model, federation.data_shape, scenario.seed)
+    wishes = Wishes(quantisable(model))
+    messages = Messages.of({name: values.shape for name, values in float_arrays(model).items()}, quantisable(model))
     groups, group_of, faults = scenario.clients.groups, scenario.group_of_clients(), scenario.faults
     methods = [_method_of(group) for group in groups]
     costs = [_cost_model(scenario, federation, group, method) for group, method in zip(groups, methods, strict=True)]
@@ -52,7 +56,7 @@ def enrol(scenario: Scenario, federation: Federation) -> Enrolment:
     participants, refused = {}, []
     for client, number in enumerate(group_of):
         cost = cost_of(number, faults.slowdown(scenario.seed, client))
-        participant = _participant(client, groups[number], cost, federation, scenario.admission)
+        participant = _participant(client, groups[number], cost, federation, messages, scenario.admission)
         objection = _objection(participant, wishes)
         if objection is None:
             participants[client] = participant
@@ -85,7 +89,9 @@ def _cost_model(scenario: Scenario, federation: Federation, group: Group, method
     return CostModel(workloads, load_profile(group.profile), scenario.energy_table)
 
 
-def _participant(client: int, group: Group, cost: CostModel, federation: Federation, admission: Admission) -> Participant:
+def _participant(
+    client: int, group: Group, cost: CostModel, federation: Federation, messages: Messages, admission: Admission
+) -> Participant:
     device_bytes = cost.profile.memory.value
     return Participant(
         client=client,
@@ -99,6 +105,7 @@ def _participant(client: int, group: Group, cost: CostModel, federation: Federat
         held_out=len(federation.held_out[client]),
         memory_budget_bytes=min(device_bytes, group.budget.memory or device_bytes),
         energy_budget_j=group.budget.energy,
+        messages=messages,
         admission=admission,
     )
 

@@ -7,23 +7,27 @@ import math
 import pickle
 import struct
 import zipfile
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import safetensors.numpy
+import torch
 from flwr.app import Message, RecordDict
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fedapt.admission import Admission, norm_of
+from fedapt.admission import Admission, admit_size, norm_of
+from fedapt.clients.adaptation import Adaptation
 from fedapt.clients.app import answer, payload
 from fedapt.clients.instructions import EvaluateReport, Instructions
 from fedapt.cost.planner import Plan
+from fedapt.errors import DamagedData
 from fedapt.grid.exact_sum import ExactSum
 from fedapt.grid.inline import Inline
 from fedapt.grid.visit import Task, down, receive
 from fedapt.quant import GridOptions
-from fedapt.quant.wire import QuantisedModel, digest_of, to_bytes
+from fedapt.quant.wire import QuantisedModel, digest_of, quantise_arrays, to_bytes
 from tests.grid.conftest import enrolled, same_bits, scenario
 from tests.grid.play import initial, play
 from tests.invariants import Fault, Played, assert_contained
@@ -433,6 +437,71 @@ def reply_with(report, kind="train", **header):
     model = start if kind == "train" else QuantisedModel({}, {})
     reply = to_bytes(model, {"report": report, "reply_to": {"round": 3, "client": 5, "digest": digest_of(message)}} | header)
     return receive(ARRAYS, start, task(kind), message, reply, ExactSum())
+
+
+ADAPTING = TOLD.model_copy(update={"adaptation": Adaptation(every=1, highest={"fc": 7})})
+
+
+def adapted(bits, segments, told=ADAPTING, **report):
+    """Return the outcome of a reply of a client that was sent 5 bits and may go up to 7."""
+    wanted = replace(task(), instructions=told)
+    start, message = down(ARRAYS, wanted)
+    end = quantise_arrays(ARRAYS, {"fc": bits}, GridOptions(), "nearest", torch.Generator())
+    parts = [{"bits": [width], "batches": batches} for width, batches in segments]
+    header = {
+        "report": TRAINED | {"segments": parts} | report,
+        "reply_to": {"round": 3, "client": 5, "digest": digest_of(message)},
+    }
+    return receive(ARRAYS, start, wanted, message, to_bytes(end, header), None)
+
+
+@pytest.mark.parametrize("bits", [2, 4, 6, 7])
+def test_a_client_that_was_allowed_to_may_come_back_at_other_bits(bits):
+    outcome = adapted(bits, [(5, {"4": 1}), (6, {"4": 1})])
+    assert (outcome.status, outcome.bits) == ("ok", {"fc": bits})
+    assert [(part.bits, part.batches) for part in outcome.segments] == [([5], {4: 1}), ([6], {4: 1})]
+    start = down(ARRAYS, replace(task(), instructions=ADAPTING))[0]
+    end = quantise_arrays(ARRAYS, {"fc": bits}, GridOptions(), "nearest", torch.Generator()).dequantised()["fc.weight"]
+    np.testing.assert_array_equal(outcome.update["fc.weight"], end - start.dequantised()["fc.weight"])
+
+
+STEPS = [(5, {"4": 2})]
+
+
+@pytest.mark.parametrize(("bits", "segments", "told", "sentence"), [
+    (6, [], TOLD, "fc: sent at 5 bits, came back at 6"),
+    (8, STEPS, ADAPTING, "fc: came back at 8 bits, allowed were 2 to 7"),
+    (32, STEPS, ADAPTING, "fc: came back at 32 bits, allowed were 2 to 7"),
+    (5, STEPS, TOLD, "reports training at other bits, and was not asked to adapt any"),
+    (5, [(8, {"4": 2})], ADAPTING, "reports training at [8] bits, at most [7] were allowed"),
+    (5, [(1, {"4": 2})], ADAPTING, "report.segments.0.bits.0: Input should be greater than or equal to 2"),
+    (5, [(5, {"4": 3}), (6, {"4": -1})], ADAPTING, "reports no step at [6] bits"),
+    (5, [(5, {"4": 2}), (6, {})], ADAPTING, "reports no step at [6] bits"),
+    (5, [(5, {"4": 1})], ADAPTING, "reports other batches than those at all its widths together"),
+    (5, [], ADAPTING, "reports other batches than those at all its widths together"),
+    (5, [(5, {"4": 1})] * 5, ADAPTING, "reports 5 sets of widths, at most 4 were possible"),
+])  # fmt: skip
+def test_widths_that_were_not_asked_for_are_rejected(bits, segments, told, sentence):
+    outcome = adapted(bits, segments, told)
+    assert (outcome.status, outcome.reason, outcome.report, outcome.bits) == ("rejected", sentence, None, {})
+
+
+def test_a_rejected_update_is_charged_at_the_widths_that_it_reports():
+    outcome = adapted(8, [(5, {"4": 1}), (7, {"4": 1})])
+    assert outcome.status == "rejected" and outcome.spent == {4: 2}
+    assert [part.bits for part in outcome.segments] == [[5], [7]]
+
+
+def test_the_size_of_a_reply_is_bounded_by_the_highest_widths():
+    arrays = {"fc.weight": np.ones((100, 1000), np.float32)}
+    wide = TOLD.model_copy(update={"adaptation": Adaptation(every=1, highest={"fc": 16})})
+    narrow, wanted = (replace(task(), instructions=told) for told in (TOLD, wide))
+    start, message = down(arrays, wanted)
+    reply = to_bytes(quantise_arrays(arrays, {"fc": 16}, GridOptions(), "nearest", torch.Generator()), {})
+    admit_size(wanted, message, reply, start)
+    admit_size(wanted, message, message, start)
+    with pytest.raises(DamagedData, match=r"^the reply has \d+ bytes, at most \d+ can answer"):
+        admit_size(narrow, message, reply, start)
 
 
 def test_what_was_asked_for_is_the_batches_of_all_epochs():

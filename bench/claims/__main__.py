@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from multiprocessing import get_context
@@ -22,7 +21,7 @@ from typing import Any
 import pandas
 
 from bench.claims.arms import ARMS, QUICK, QUICK_ARMS, TASKS
-from bench.claims.cell import Cell, measure
+from bench.claims.cell import Cell, measure, stay_on_one_core
 from bench.claims.verdicts import curves, dominated, verdicts
 from fedapt.environment import environment, usable_cores
 from fedapt.record.files import append, write_whole
@@ -65,8 +64,11 @@ def run_missing(wanted: Sequence[Cell], tasks: dict[str, Any], path: Path) -> pa
     """Return the results of all wanted cells, running on every core those that the file does not have."""
     done = {_cell(row): row for row in _read(path)}
     missing = [cell for cell in wanted if cell not in done]
-    os.environ.setdefault("OMP_NUM_THREADS", "1")
-    with ProcessPoolExecutor(usable_cores(), mp_context=get_context("spawn")) as pool:
+    context = get_context("spawn")
+    cores: Any = context.SimpleQueue()
+    for core in range(usable_cores()):
+        cores.put(core)
+    with ProcessPoolExecutor(usable_cores(), mp_context=context, initializer=stay_on_one_core, initargs=(cores,)) as pool:
         running = [pool.submit(measure, cell, tasks[cell.task], ARMS[cell.arm]) for cell in missing]
         for number, future in enumerate(as_completed(running), 1):
             row = future.result()

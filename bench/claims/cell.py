@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -27,6 +28,7 @@ from fedapt.stopping import Stopper
 
 BATCH = 32
 LAST_SCORES = 3
+TEST_SAMPLES = 5_000
 QAT_BITS = 8
 
 
@@ -57,6 +59,12 @@ def measure(cell: Cell, task: Task, arm: Arm) -> dict[str, Any]:
         }
 
 
+def stay_on_one_core(cores: Any) -> None:
+    """Give each worker a core of its own, so that none waits for threads of another."""
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, {sorted(os.sched_getaffinity(0))[cores.get()]})
+
+
 def scenario(cell: Cell, task: Task, arm: Arm, memory_bytes: int | None = None) -> Scenario:
     """Return the scenario of a cell. memory_bytes: what training may use; None is all that the device has."""
     federated = cell.setting == "federated"
@@ -64,6 +72,7 @@ def scenario(cell: Cell, task: Task, arm: Arm, memory_bytes: int | None = None) 
     data: dict[str, Any] = {
         "source": str(DATA / f"{cell.task}_train.parquet"),
         "samples": task.samples if federated else task.single_samples,
+        "test_samples": TEST_SAMPLES,
         "partition": {"kind": "dirichlet", "alpha": 0.3} if federated else {"kind": "iid"},
         "held_out": 0.1 if federated else 0.0,
     }

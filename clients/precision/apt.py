@@ -8,9 +8,9 @@ Huang, Luo, Zhou, "Adaptive Precision Training for Resource Constrained Devices"
 and at regular intervals a layer gets a bit more if Gavg_l < T_min, a bit less if Gavg_l > T_max; updates are truncated.
 
 Choices that the paper leaves open, made here: it starts at 6 bits; T_min is 6 and T_max infinite; the interval is a number of
-rounds, at whose end the server quantises afresh from its float model; with a scale for each channel, Gavg takes each weight's own.
-Without federation (`scope: client`) a client's wish follows its own rounds only. `measure: step` compares lr * Gavg, the mean
-update in codes, with T_min instead: the threshold then keeps its meaning when the learning rate changes (0.6 is then the
+rounds, at whose end the server quantises afresh from its float model; with a scale for each channel, Gavg takes each weight's
+own. Without federation (`scope: client`) a client's wish follows its own rounds only. `measure: step` compares lr * Gavg, the
+mean update in codes, with T_min instead: the threshold then keeps its meaning when the learning rate changes (0.6 is then the
 counterpart of 6 at lr 0.1).
 
 With `every_epochs` or `every_batches` a client also moves its own codes within a round, as the paper's lonely device does, never

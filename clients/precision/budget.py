@@ -45,7 +45,10 @@ class Budget(Policy):
     lowest_bits: int = Field(default=LOWEST_BITS, ge=LOWEST_BITS, le=HIGHEST_BITS, description="no layer goes below")
     highest_bits: int = Field(default=12, ge=LOWEST_BITS, le=HIGHEST_BITS, description="no layer asks for more")
     least_step: float = Field(
-        default=0.05, gt=0, lt=10, description="mean update in codes that a layer of a client alone needs; more asks for more bits"
+        default=0.05,
+        gt=0,
+        lt=10,
+        description="mean update in codes that a layer of a client alone needs; more asks for more bits",
     )
 
     @property

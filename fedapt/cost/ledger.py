@@ -13,6 +13,7 @@ Source = Literal["measured", "modelled", "constant"]
 class LedgerRow:
     """What one attempt of one client cost. Lists hold one entry a quantised layer, in the model's order.
 
+    layer_bits, mean_bits: at the end of training; it may have begun at others, and is charged for each step at those it had.
     choice: in words, the bits that were wished, and what the client's budget made of them; batch: of the round, in samples;
     energy_*_j: under the scenario's table (`energy_j` and its parts), under each table by the width of the weights alone, and
     under the scenario's table by both operands; battery_j: what was left before the round, None without a battery.

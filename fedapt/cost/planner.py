@@ -29,6 +29,7 @@ class Demand:
     ladder:          the steps that may be taken, names in `LADDER`, in this order.
     buffers_bytes, optimiser_bytes: what is kept beside the model.
     overhead_bytes:  what a message has beyond codes, scales and float parameters.
+    at_least:        as `lowest`, by layer, where it is more.
     """
 
     wish: Mapping[str, int]
@@ -43,6 +44,7 @@ class Demand:
     buffers_bytes: int = 0
     optimiser_bytes: int = 0
     overhead_bytes: int = 0
+    at_least: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def extra_bytes(self) -> int:
@@ -52,12 +54,17 @@ class Demand:
 
 @dataclass(frozen=True)
 class Plan:
-    """What a client does in a round. reason: what it gave up and for what, in a person's words; empty if nothing."""
+    """What a client does in a round.
+
+    reason: what it gave up and for what, in a person's words; empty if nothing.
+    highest: the widths by layer that would still fit, all together, if the client may raise them within the round; else empty.
+    """
 
     bits: dict[str, int]
     batch: int
     frozen: tuple[str, ...] = ()
     reason: str = ""
+    highest: dict[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -218,7 +225,8 @@ class _Budget:
     @cached_property
     def _floor(self) -> Chosen:
         wished = [name in self.demand.wish for name in self.widths.names]
-        return np.where(wished, np.minimum(self._start, WIDTHS.index(self.demand.lowest)), self._start)
+        lowest = [WIDTHS.index(max(self.demand.lowest, self.demand.at_least.get(name, 0))) for name in self.widths.names]
+        return np.where(wished, np.minimum(self._start, lowest), self._start)
 
     @cached_property
     def _minded(self) -> Array:

@@ -142,7 +142,11 @@ class Gateway(Grid):
             self.rows.append(self._row(task, outcome))
             if outcome.status == "ok" and isinstance(outcome.report, TrainReport):
                 participant = self.participants[outcome.client]
-                told = Observation(outcome.client, participant.policy, participant.lr, task.plan.bits, outcome.report)
+                start = task.plan.bits
+                moves = {layer: abs(bits - start[layer]) for layer, bits in outcome.bits.items()}
+                told = Observation(
+                    outcome.client, participant.policy, participant.lr, start | outcome.bits, outcome.report, moves
+                )
                 self.wishes.observe(told)
 
     def push_messages(self, messages: Iterable[Message]) -> list[str]:

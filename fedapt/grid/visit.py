@@ -7,7 +7,7 @@ them beside the worker: the float model then crosses once a round, not once a cl
 from __future__ import annotations
 
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
@@ -17,7 +17,7 @@ from flwr.app import Context, Message
 from fedapt.admission import Admission, admit_report, admit_update, one_line, open_reply
 from fedapt.clients.app import payload, record
 from fedapt.clients.faulty import Dropped
-from fedapt.clients.instructions import EvaluateReport, Instructions, TrainReport
+from fedapt.clients.instructions import EvaluateReport, Instructions, Segment, TrainReport
 from fedapt.clients.rooms import instructions_room
 from fedapt.cost.ledger import Status
 from fedapt.cost.planner import Plan
@@ -71,6 +71,7 @@ class Outcome:
     reason: why there is no report; with a report, what is remarkable about its update. report: only what was admitted.
     spent: of an attempt without a report, the batches that are charged, by size and how many of them.
     update: float32 arrays by parameter name, absent where a transport has already summed it.
+    bits, segments: of a client that adapted its bits, those at the end by layer, and what it trained at which.
     """
 
     client: int
@@ -84,6 +85,8 @@ class Outcome:
     zero_update: bool = False
     update: dict[str, np.ndarray] | None = None
     spent: Mapping[int, int] = field(default_factory=dict)
+    bits: dict[str, int] = field(default_factory=dict)
+    segments: Sequence[Segment] = ()
 
 
 def down(arrays: Arrays, task: Task) -> tuple[QuantisedModel, bytes]:
@@ -91,7 +94,8 @@ def down(arrays: Arrays, task: Task) -> tuple[QuantisedModel, bytes]:
     told = task.instructions
     generator = torch_stream(told.seed, f"down:{task.kind}", told.round, told.client)
     start = quantise_arrays(arrays, task.bits, told.grid, "stochastic", generator)
-    room = instructions_room({name.rpartition(".")[0] for name in arrays})
+    adapted = task.bits if told.adaptation else ()
+    room = instructions_room({name.rpartition(".")[0] for name in arrays}, adapted)
     return start, to_bytes(start, {"instructions": told.model_dump()}, room)
 
 
@@ -134,12 +138,13 @@ def receive(arrays: Arrays, start: QuantisedModel, task: Task, message: bytes, r
         report = admit_report(task, data)
         if isinstance(report, EvaluateReport):
             return replace(outcome, report=report)
-        spent = report.batches
+        spent, outcome = report.batches, replace(outcome, segments=report.segments)
         update, remark = admit_update(task, start, end)
     except DamagedData as error:
         return replace(outcome, status="rejected", reason=one_line(str(error)), spent=spent)
     zero = not any(values.any() for values in update.values())
-    admitted = replace(outcome, reason=remark, report=report, zero_update=zero, update=update)
+    bits = end.bits if task.instructions.adaptation else {}
+    admitted = replace(outcome, reason=remark, report=report, zero_update=zero, update=update, bits=bits)
     return admitted if total is None else add_up(admitted, total)
 
 

@@ -33,13 +33,17 @@ Arrays = Mapping[str, np.ndarray]
 
 @dataclass(frozen=True)
 class Observation:
-    """One admitted update: the bits that its layers had, and what the client says about them."""
+    """One admitted update, and what the client says about it.
+
+    bits: of its layers when they were observed, at the end; moves: by how many bits the client itself has moved them, by layer.
+    """
 
     client: int
     policy: Policy
     lr: float
     bits: Mapping[str, int]
     report: TrainReport
+    moves: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass
@@ -86,6 +90,7 @@ class Wishes:
                     layer: float(fit(torch.from_numpy(weights[layer]), UNIT_BITS, policy.grid).scale.mean()) for layer in weights
                 },
                 weights={layer: values.size for layer, values in weights.items()},
+                moves={layer: max(seen.moves.get(layer, 0) for seen in same) for layer in weights},
                 update=update,
                 updates=len(observed),
                 train_loss=_train_loss(same),

@@ -166,9 +166,13 @@ def _write_codes(codes: Tensor, weight: Tensor, grid: Grid, rounding: Rounding, 
         flat[block] = places.clamp_(0, 2**grid.bits - 1)
 
 
-def refit(weight: CodedWeight, options: GridOptions, generator: torch.Generator) -> CodedWeight:
-    """Lay a new grid of the same bits over where the weights are now, and requantise them once, without bias."""
-    return quantise_tensor(weight.dequantise(), weight.bits, options, "stochastic", generator)  # type: ignore[return-value]
+def refit(weight: CodedWeight, options: GridOptions, generator: torch.Generator, bits: int | None = None) -> CodedWeight:
+    """Lay a new grid, of other bits if given, over where the weights are now, and requantise them once, without bias.
+
+    Grids are not nested: a weight also moves when its bits rise, by less than a new step. To nearest it would be half of one at
+    most, but for all clients to the same side, and their mean would move with it; stochastically they cancel.
+    """
+    return quantise_tensor(weight.dequantise(), bits or weight.bits, options, "stochastic", generator)  # type: ignore[return-value]
 
 
 def gavg_at(gavg: float, bits: int, other_bits: int, options: GridOptions) -> float:

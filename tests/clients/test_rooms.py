@@ -3,7 +3,8 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fedapt.clients.instructions import EvaluateReport, Instructions, LayerReport, ReplyTo, TrainReport
+from fedapt.clients.adaptation import Adaptation
+from fedapt.clients.instructions import EvaluateReport, Instructions, LayerReport, ReplyTo, Segment, TrainReport
 from fedapt.clients.rooms import instructions_room, report_room
 from fedapt.quant import GridOptions
 from fedapt.quant.wire import room_of
@@ -17,14 +18,19 @@ SHARE = st.floats(0, 1)
 @given(NAMES, st.data())
 def test_instructions_always_fit_into_their_room(names, data):
     some = st.lists(st.sampled_from(names), unique=True) if names else st.just([])
+    adapted = data.draw(some)
+    rule = {"t_min": data.draw(LARGE), "t_max": data.draw(st.none() | LARGE.map(lambda value: value + 1e-300))}
+    adaptation = Adaptation(
+        **rule, measure="step", every=data.draw(WHOLE) + 1, highest=dict.fromkeys(adapted, 16)
+    ) if adapted else None  # fmt: skip
     told = Instructions(
         seed=data.draw(WHOLE), round=data.draw(WHOLE), client=data.draw(WHOLE), epochs=data.draw(WHOLE),
         batch=data.draw(WHOLE) + 1, lr=data.draw(LARGE) + 1e-300, proximal_mu=data.draw(LARGE),
         rounding=data.draw(st.sampled_from(["truncate", "nearest", "stochastic"])),
         grid=GridOptions(range=data.draw(st.sampled_from(["symmetric", "min_max"])), headroom=data.draw(st.floats(1, 16))),
-        copies=dict.fromkeys(data.draw(some), 16), frozen=data.draw(some),
+        copies=dict.fromkeys(data.draw(some), 16), frozen=data.draw(some), adaptation=adaptation,
     )  # fmt: skip
-    assert room_of({"instructions": told.model_dump()}) <= instructions_room(names)
+    assert room_of({"instructions": told.model_dump()}) <= instructions_room(names, adapted)
 
 
 @given(NAMES, st.data())
@@ -33,11 +39,13 @@ def test_reports_always_fit_into_their_room(names, data):
         name: LayerReport(gavg=data.draw(LARGE), underflow_share=data.draw(SHARE), clip_share=data.draw(SHARE)) for name in names
     }
     answers = {"reply_to": ReplyTo(round=data.draw(WHOLE), client=data.draw(WHOLE), digest="f" * 64).model_dump()}
-    batches = data.draw(st.dictionaries(WHOLE, WHOLE, max_size=2))
-    trained = TrainReport(samples=data.draw(WHOLE), batches=batches, train_loss=data.draw(LARGE), layers=layers)
+    sizes = st.dictionaries(WHOLE, WHOLE, max_size=2)
+    segments = [Segment(bits=[16] * len(names), batches=batches) for batches in data.draw(st.lists(sizes, max_size=3))]
+    told = {"samples": data.draw(WHOLE), "batches": data.draw(sizes), "train_loss": data.draw(LARGE), "segments": segments}
+    trained = TrainReport(**told, layers=layers)
     evaluated = EvaluateReport(samples=data.draw(WHOLE), correct=data.draw(WHOLE), loss=data.draw(LARGE))
     for report in (trained, evaluated):
-        assert room_of({"report": report.model_dump(mode="json")} | answers) <= report_room(names)
+        assert room_of({"report": report.model_dump(mode="json")} | answers) <= report_room(names, len(segments))
 
 
 def test_a_room_grows_with_the_names_that_it_may_have_to_hold():

@@ -1,6 +1,7 @@
 import functools
 import itertools
 import math
+from dataclasses import replace
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -85,6 +86,15 @@ def test_what_the_ladder_does_not_name_is_not_given_up(model):
     assert isinstance(model.plan(demand(model, memory_budget=short, ladder=())), Refusal)
     plan = model.plan(demand(model, memory_budget=short, ladder=("micro_batch",)))
     assert (plan.bits, plan.batch) == (asked.wish, 16)
+
+
+def test_no_layer_is_pushed_below_what_it_has_to_have_at_least(model):
+    wish = {shape.name: 16 for shape in model.shapes}
+    floor = {"0": 9, "2": 3, "4": 16}
+    tight = demand(model, 16, ladder=("bits",), memory_budget=needs(model, demand(model), floor)[0], at_least=floor)
+    assert model.plan(tight).bits == floor
+    assert isinstance(model.plan(replace(tight, memory_budget=tight.memory_budget - 1)), Refusal)
+    assert model.plan(replace(tight, lowest=16)) == model.plan(replace(tight, at_least=wish))
 
 
 def test_bits_follow_an_energy_budget_by_joules(model):

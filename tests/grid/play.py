@@ -22,7 +22,15 @@ def play(wanted, transport_of=None, rounds=2, cohort=range(6), linear=None, stra
     transport = transport_of(enrolment) if transport_of else Inline(enrolment.workshop.open())
     linear = wanted.strategy.linear if linear is None else linear
     deadline_s = wanted.failures.deadline_s
-    gateway = Gateway(transport, enrolment.participants, enrolment.wishes, wanted.seed, linear=linear, deadline_s=deadline_s)
+    gateway = Gateway(
+        transport,
+        enrolment.participants,
+        enrolment.wishes,
+        wanted.seed,
+        linear=linear,
+        deadline_s=deadline_s,
+        batteries=enrolment.batteries,
+    )
     strategy = strategy or wanted.strategy.build()
     arrays, rows = initial(wanted, enrolment), []
     try:
@@ -32,6 +40,7 @@ def play(wanted, transport_of=None, rounds=2, cohort=range(6), linear=None, stra
             record = ArrayRecord({name: Array(values) for name, values in arrays.items()})
             replies = gateway.send_and_receive(strategy.configure_train(number + 1, record, ConfigRecord(), gateway))
             rows += gateway.rows
+            gateway.batteries.pass_round(gateway.rows, seconds=0.0)
             aggregated, _ = strategy.aggregate_train(number + 1, replies) if replies else (None, None)
             if aggregated is not None:
                 before = arrays

@@ -1,5 +1,7 @@
 """fedapt.grid.wishes: whose statistics decide, and what the federation makes of them."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from pydantic import PrivateAttr
@@ -70,6 +72,14 @@ def test_clients_of_one_policy_share_a_wish_and_with_scope_client_each_has_its_o
     wishes.adapt(BEFORE, AFTER)
     assert wishes.of(shared, 5).bits == {"a": 7, "b": 7}
     assert (wishes.of(own, 0).bits, wishes.of(own, 5).bits) == ({"a": 7, "b": 7}, {"a": 6, "b": 6})
+
+
+def test_a_policy_is_shown_by_how_many_bits_the_farthest_client_moved_each_layer():
+    policy, wishes = Watching(), Wishes(["a", "b"])
+    for client, moves in enumerate(({"a": 1}, {"a": 3, "b": 0}, {})):
+        wishes.observe(replace(seen(client, policy, {"a": 1.0}), moves=moves))
+    wishes.adapt(BEFORE, AFTER)
+    assert policy._seen[0].moves == {"a": 3, "b": 0}
 
 
 def test_a_discarded_round_teaches_nothing():

@@ -230,6 +230,19 @@ def test_a_refitted_weight_has_room_again_and_the_same_bits_and_values():
     assert clipping.codes.tolist() == [[15, 0, 15], [9, 8, 7]]
 
 
+@pytest.mark.parametrize(("bits", "other"), [(6, 7), (8, 9), (9, 8), (16, 2)])
+def test_a_weight_refitted_to_other_bits_keeps_its_values_on_average_and_each_within_a_new_step(bits, other):
+    values = torch.linspace(-1, 1, 50).reshape(2, 25)
+    coded = quantise_tensor(values, bits, GridOptions(), "nearest", torch.Generator())
+    fresh = [refit(coded, GridOptions(), torch.Generator().manual_seed(seed), other) for seed in range(400)]
+    assert {weight.bits for weight in fresh} == {other} and coded.bits == bits
+    wanted, step = coded.dequantise(), fresh[0].grid.scale.view(2, 1)
+    assert all(bool(((weight.dequantise() - wanted).abs() < step * (1 + 1e-4)).all()) for weight in fresh)
+    # The rounding of one weight has at most half a step of standard deviation; 5 sigmas of the mean over 400.
+    mean = torch.stack([weight.dequantise() for weight in fresh]).mean(0)
+    assert bool(((mean - wanted).abs() < 5 * 0.5 * step / 20).all())
+
+
 def test_gavg_at_another_width_is_as_if_the_range_had_that_many_steps():
     # Seven steps at 4 bits, 31 at 6: the same gradient is 31 / 7 times as many of them; 15 and 63 under min/max.
     assert gavg_at(2.0, 4, 6, GridOptions()) == pytest.approx(2 * 31 / 7)
