@@ -73,6 +73,30 @@ def run(
         run_scenario(loaded, output, display, stopper)
 
 
+@app.command(
+    epilog="Examples: [bold]fedapt check noniid[/]  ·  [bold]fedapt check my.yaml --set clients.count=1000[/]  ·  "
+    "[bold]fedapt check noniid --json -[/]"
+)
+def check(
+    scenario: Annotated[str, typer.Argument(help="A scenario file, or the name of a packaged one, such as `noniid`.")],
+    overrides: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Replace a value of the scenario.")
+    ] = None,
+    output: Annotated[Path, typer.Option("--output", "-o", help="Where the run's folder would be made.")] = Path("runs"),
+    json: Annotated[Path | None, typer.Option("--json", help="Write it as JSON too; - prints nothing else.")] = None,
+) -> None:
+    """Validate a scenario and predict its run without training: who fits, bits, memory, energy, time, and what to change.
+
+    The exit status is that of the run: 0 if it can start and its first rounds would count, with or without warnings.
+    """
+    from fedapt.scenario import load_scenario
+
+    loaded = load_scenario(scenario, overrides or [])
+    from fedapt.report.prediction import check_scenario
+
+    check_scenario(loaded, output, json)
+
+
 @app.command(epilog="Example: [bold]fedapt resume runs/noniid-20261120-181500[/]")
 def resume(
     run: Annotated[Path, typer.Argument(help="A run folder.")],

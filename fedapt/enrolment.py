@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from fedapt.admission import Admission
@@ -68,6 +68,13 @@ def enrol(scenario: Scenario, federation: Federation) -> Enrolment:
     workshop = Workshop(federation, scenario.model, methods, group_of, faults)
     batteries = _batteries(scenario, participants, group_of)
     return Enrolment(participants, tuple(refused), wishes, batteries, workshop, groups, group_of)
+
+
+def cohort(scenario: Scenario, enrolled: Collection[int], number: int) -> list[int]:
+    """Return the clients of a round, drawn from the scenario's seed."""
+    size = min(scenario.clients.per_round, len(enrolled))
+    chosen = numpy_stream(scenario.seed, "cohort", number).choice(sorted(enrolled), size, replace=False)
+    return sorted(int(client) for client in chosen)
 
 
 def _method_of(group: Group) -> ClientMethod:

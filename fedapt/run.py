@@ -21,7 +21,7 @@ from fedapt.cost.ledger import LedgerRow, RoundRecord
 from fedapt.data import load
 from fedapt.deploy.local_superlink import run_on_superlink
 from fedapt.engines import open_transport
-from fedapt.enrolment import Enrolment, enrol
+from fedapt.enrolment import Enrolment, cohort, enrol
 from fedapt.environment import environment
 from fedapt.errors import CannotResume, FedaptError, RunFailed
 from fedapt.evaluation import UNKNOWN, Evaluator
@@ -41,7 +41,6 @@ from fedapt.report.html import write_report
 from fedapt.report.terminal import Display
 from fedapt.results import RunFolder
 from fedapt.scenario import Scenario, dump_scenario
-from fedapt.seeding import numpy_stream
 from fedapt.stopping import Stopper
 
 Arrays = dict[str, np.ndarray]
@@ -155,28 +154,23 @@ class Story:
         """Play all rounds that are not committed yet."""
         for number in range(len(self._records), self._scenario.rounds):
             began = time.monotonic()
-            cohort = self._cohort(number)
-            self._display.round_started(number, len(cohort))
+            chosen = cohort(self._scenario, self._enrolment.participants, number)
+            self._display.round_started(number, len(chosen))
             wish = dict(self._wish())
-            self._gateway.open_round(number, cohort)
+            self._gateway.open_round(number, chosen)
             arrays = self._train(number)
             rows = in_order([*(self._enrolment.refused if number == 0 else ()), *self._gateway.rows])
             if self._due(number, self._scenario.evaluate.clients_every):
                 self._evaluate_on_clients(number, arrays)
             score = self._evaluator.score(arrays) if self._due(number, self._scenario.evaluate.every) else UNKNOWN
             record = round_record(
-                number, rows, *score, wish, len(cohort), time.monotonic() - began, self._scenario.failures.deadline_s
+                number, rows, *score, wish, len(chosen), time.monotonic() - began, self._scenario.failures.deadline_s
             )
             self._enrolment.batteries.pass_round(rows, record.time_s + self._scenario.clients.batteries.between_rounds_s)
             crash_point(CrashPoint.TRAINED)
             with self._stopper.held():
                 self._commit(arrays, record, rows)
             self._quorum.check(number, rows)
-
-    def _cohort(self, number: int) -> list[int]:
-        clients = sorted(self._enrolment.participants)
-        size = min(self._scenario.clients.per_round, len(clients))
-        return sorted(int(c) for c in numpy_stream(self._scenario.seed, "cohort", number).choice(clients, size, replace=False))
 
     def _train(self, number: int) -> Arrays:
         """Return the next global model: Flower counts rounds from 1."""

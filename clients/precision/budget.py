@@ -42,7 +42,7 @@ class Budget(Policy):
     kind: Literal["budget"] = "budget"
     grid: GridOptions = Field(default=GridOptions(headroom=1.2), description="how codes are laid over the weights")
     first_bits: int = Field(default=4, ge=LOWEST_BITS, le=HIGHEST_BITS, description="width of all codes in the first round")
-    lowest_bits: int = Field(default=LOWEST_BITS, ge=LOWEST_BITS, le=HIGHEST_BITS, description="no layer goes below")
+    lowest_bits: int = Field(default=3, ge=LOWEST_BITS, le=HIGHEST_BITS, description="no layer goes below")
     highest_bits: int = Field(default=12, ge=LOWEST_BITS, le=HIGHEST_BITS, description="no layer asks for more")
     least_step: float = Field(
         default=0.05,

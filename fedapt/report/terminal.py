@@ -58,7 +58,7 @@ class Display:
         """Print the run folder and what the run is, in a few phrases, and start the progress bar over `rounds` rounds."""
         self._rounds = rounds
         self._line(Text(str(run_path), style="bold"))
-        phrases = _wrapped(harmless("; ".join(about)), self._console.width)
+        phrases = wrapped(harmless("; ".join(about)), self._console.width)
         self._line(Text("\n".join(phrases), style="dim"))
         if self._live:
             self._progress = Progress(
@@ -131,11 +131,11 @@ class Display:
         self._console.print(text, soft_wrap=True)
 
     def _labelled(self, label: str, text: str, style: str = "") -> None:
-        body = _wrapped(harmless(text), self._console.width - LABEL)
+        body = wrapped(harmless(text), self._console.width - LABEL)
         self._line(Text.assemble((f"{label:{LABEL}}", "bold"), (f"\n{' ' * LABEL}".join(body), style)))
 
 
-def _wrapped(text: str, width: int) -> list[str]:
+def wrapped(text: str, width: int) -> list[str]:
     """Break text into lines, but no number away from its unit and no word in two."""
     glued = re.sub(r"(?<=\d) (?=[%A-Za-z])", "\0", text)
     lines = textwrap.wrap(glued, max(width, 20), break_long_words=False, break_on_hyphens=False)
