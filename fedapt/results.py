@@ -189,6 +189,17 @@ class Run:
         parts = [table.to_pandas() for path in self.ledger_parts for table in read_batches(path)]
         return pandas.concat(parts, ignore_index=True) if parts else pandas.DataFrame(columns=LEDGER_COLUMNS)
 
+    def choices(self, most: int) -> list[tuple[str, str, int]]:
+        """Return (group, what its clients chose and why, how many rounds of clients), the most frequent first."""
+        import pandas
+
+        parts = [
+            table.to_pandas() for path in self.ledger_parts for table in read_batches(path, ["group", "status", "choice"])
+        ]
+        rows = pandas.concat(parts) if parts else pandas.DataFrame(columns=["group", "status", "choice"])
+        counts = rows[rows["status"] == "ok"].value_counts(["group", "choice"])
+        return [(str(group), str(choice), int(count)) for (group, choice), count in counts.head(most).items()]
+
     @cached_property
     def layer_bits(self) -> pandas.DataFrame:
         """The bits that each layer (column) had in each round (index), as the mean over the aggregated updates."""

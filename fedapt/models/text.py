@@ -32,8 +32,7 @@ class Text(ModelOptions):
 class BagOfTokens(nn.Module):
     """Embeds tokens, takes the mean of those that are no padding, and classifies it.
 
-    The embeddings begin small and the norm brings their mean to unit size, so that plain SGD turns them quickly: on Banking77
-    ten epochs reach 0.88 so, and 0.66 without.
+    The embeddings begin small and the norm brings their mean to unit size, so that plain SGD turns them quickly.
     """
 
     def __init__(self, vocabulary: int, width: int, classes: int) -> None:

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     import plotly.graph_objects as go
 
 MOST_CAUSES = 100
+MOST_CHOICES = 12
 CONFIG = {"responsive": True, "displaylogo": False, "modeBarButtons": [["toImage"]]}
 MEANINGS = {
     "measured": "taken from the real messages or from a sensor",
@@ -42,7 +43,7 @@ def write_report(run_path: Path) -> Path:
         raise SetupError("the report needs plotly, which is not installed: `pip install 'fedapt[sim]'`") from None
     run = read_run(run_path)
     name = run_path.resolve().name
-    cards = "\n".join([*_curve_cards(run), *_cost_cards(run), *_trouble_cards(run), *_origin_cards(run)])
+    cards = "\n".join([*_curve_cards(run), *_cost_cards(run), *_choice_cards(run), *_trouble_cards(run), *_origin_cards(run)])
     body = f"{_heading(run, name)}\n{_tiles(run)}\n<div class='cards'>\n{cards}\n</div>"
     path = run_path / "report.html"
     write_whole(path, page(name, get_plotlyjs(), body).encode())
@@ -85,7 +86,8 @@ def _tiles(run: Run) -> str:
     best = f"best {percent(summary['best_accuracy'])} after {counted((summary['best_round'] or 0) + 1, 'round')}"
     tiles = [
         ("global accuracy", percent(summary["accuracy"]), best if summary["rounds"] else "no round was completed"),
-        ("energy of all clients", joules(total["energy_j"]), _sources(summary, "energy")),
+        ("energy of all clients", joules(total["energy_j"]), f"{_sources(summary, 'energy')}, by the bits of the weights"),
+        ("the same by both operands", joules(total["energy_operands_j"]), "a float activation makes a float MAC"),
         ("bytes moved", byte_count(total["downlink_bytes"] + total["uplink_bytes"]), _sources(summary, "bytes")),
         ("simulated time", seconds(summary["simulated_time_s"]), f"{seconds(summary['wall_s'])} on the machine that ran it"),
         ("peak memory of a client", memory(total["memory_bytes"]), _sources(summary, "memory")),
@@ -162,6 +164,15 @@ def _group_table(summary: dict[str, Any]) -> str:
         ]
         lines.append([group["group"], *cells])
     return _table(heads, lines, numbers_from=1, total=True)
+
+
+def _choice_cards(run: Run) -> list[str]:
+    lines = run.choices(MOST_CHOICES)
+    if not lines:
+        return []
+    note = "What policies asked for, and what each client's budget made of it; all of them are in ledger.parquet, column choice."
+    table = _table(["group", "choice", "updates"], [[group, choice, f"{count:,}"] for group, choice, count in lines])
+    return [_card("What was chosen, and why", note, table, wide=True)]
 
 
 def _trouble_cards(run: Run) -> list[str]:

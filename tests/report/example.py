@@ -71,12 +71,13 @@ class Example:
         factor = float(draw.uniform(0.6, 1.5)) * np.mean(bits) / 8
         size = int(105_000 * np.mean(bits) / 8)
         return LedgerRow(
-            number, client, 1, group, name, "ok",
+            number, client, 1, group, name, "ok", choice=f"{self.odd}budget asks for 6 bits; batches of {4 + number % 2}",
             samples=int(300 * factor), steps=int(10 * factor) + 1, train_loss=float(2.2 * np.exp(-number / 6)),
             layer_bits=bits, mean_bits=float(np.mean(bits)), gavg=[0.5] * 4, underflow_share=[0.1] * 4, clip_share=[0.0] * 4,
             macs=int(4e8 * factor), energy_j=energy * factor, energy_compute_j=energy * factor * 0.5,
             energy_movement_j=energy * factor * 0.3, energy_radio_j=energy * factor * 0.2, energy_linear_j=energy * factor,
-            energy_horowitz_j=energy * factor * 0.8, energy_bitops_j=energy * factor * 0.6, time_s=seconds * factor,
+            energy_horowitz_j=energy * factor * 0.8, energy_operands_j=energy * factor * 9,
+            energy_bitops_j=energy * factor * 0.6, time_s=seconds * factor,
             time_compute_s=seconds * factor * 0.8, time_movement_s=0.0, time_radio_s=seconds * factor * 0.2,
             downlink_bytes=size, uplink_bytes=size, memory_bytes=int(peak * np.mean(bits) / 8), memory_container_bytes=peak,
         )  # fmt: skip

@@ -62,6 +62,15 @@ def test_a_killed_run_has_a_report_of_its_rounds(tmp_path: Path) -> None:
     assert "plot-spread" not in page
 
 
+def test_what_clients_chose_is_on_the_page_with_how_often(tmp_path: Path) -> None:
+    run = Example(rounds=4, count=200, cohort=20)
+    page = without_plotly(write_report(run.write(tmp_path)).read_text())
+    rows = [row for number in range(4) for row in run.rows(number) if row.status == "ok" and row.group == "jetson-nano"]
+    batches = sum(row.choice.endswith("batches of 4") for row in rows)
+    assert f"jetson-nano</td><td class='name'>budget asks for 6 bits; batches of 4</td><td class='name'>{batches}</td>" in page
+    assert "the same by both operands" in page
+
+
 def test_a_stopped_run_says_so(tmp_path: Path) -> None:
     path = Example(rounds=4).write(tmp_path)
     (path / "manifest.json").unlink()
