@@ -63,8 +63,10 @@ def enrol(scenario: Scenario, federation: Federation) -> Enrolment:
         else:
             refused.append(participant.refused(0, objection))
     if not participants:
-        reasons = "; ".join(dict.fromkeys(row.reason for row in refused))
-        raise ScenarioError(f"none of the {len(group_of)} clients can take part: {reasons}")
+        # The numbers differ from client to client, what is missing hardly does: one sentence for each group.
+        reasons = {row.group: row.reason for row in reversed(refused)}
+        said = "; ".join(f"{group}: {reason}" for group, reason in reversed(reasons.items()))
+        raise ScenarioError(f"none of the {len(group_of)} clients can take part: {said}")
     workshop = Workshop(federation, scenario.model, methods, group_of, faults)
     batteries = _batteries(scenario, participants, group_of)
     return Enrolment(participants, tuple(refused), wishes, batteries, workshop, groups, group_of)

@@ -74,12 +74,12 @@ def run_missing(wanted: Sequence[Cell], tasks: dict[str, Any], path: Path) -> pa
             row = future.result()
             done[_cell(row)] = row
             append(path, json.dumps(row) + "\n")
-            print(
-                f"[{number}/{len(missing)}] {row['task']}, {row['setting']}, {row['arm']}, seed {row['seed']}:"
-                f" {100 * row['accuracy']:.2f} %, {row['bits']:.1f} bits, {row['wall_s']:.0f} s",
-                flush=True,
-            )
+            print(f"[{number}/{len(missing)}] {', '.join(map(str, _cell(row)))}: {_outcome(row)}", flush=True)
     return pandas.DataFrame([done[cell] for cell in wanted])
+
+
+def _outcome(row: dict[str, Any]) -> str:
+    return row.get("failure") or f"{100 * row['accuracy']:.2f} %, {row['bits']:.1f} bits, {row['wall_s']:.0f} s"
 
 
 def _read(path: Path) -> Iterator[dict[str, Any]]:
@@ -94,6 +94,11 @@ def _cell(row: dict[str, Any]) -> Cell:
 def report(results: pandas.DataFrame) -> list[str]:
     """Return the tables as Markdown."""
     lines = ["# Claims, and what was measured", ""]
+    if "failure" in results:
+        lost = results[results["failure"].notna()]
+        for row in lost.itertuples():
+            lines += [f"Did not finish: {row.task}, {row.setting}, {row.arm}, seed {row.seed}: {row.failure}", ""]
+        results = results[results["failure"].isna()]
     lines += ["| claim | source | data | goal | saved | points beside fp32 | verdict |", "|---|---|---|---|---|---|---|"]
     for row in verdicts(results):
         points = f"{row.accuracy:+.2f} ± {row.error:.2f}"

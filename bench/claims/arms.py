@@ -12,7 +12,7 @@ DATA = Path(os.environ.get("FEDAPT_SHARED_DATA", Path(__file__).parents[3] / "sh
 T_MINS = (1, 6, 24)
 MEAN_BITS = (3, 4, 6)
 # Asks for 8 bits everywhere, so that the memory budget alone decides.
-ASKS_FOR_MUCH = {"kind": "budget", "first_bits": 8, "highest_bits": 8, "least_step": 0.9}
+ASKS_FOR_MUCH = {"kind": "budget", "least_bits": 8, "most_bits": 8, "lowest_bits": 2}
 
 
 @dataclass(frozen=True)

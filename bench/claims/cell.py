@@ -18,6 +18,7 @@ from fedapt.cost.memory import training_memory
 from fedapt.cost.trace import Trace
 from fedapt.cost.workload import Workloads
 from fedapt.data import load
+from fedapt.errors import RunFailed
 from fedapt.models import build
 from fedapt.quant import OperandWidths
 from fedapt.report.terminal import Display
@@ -42,8 +43,15 @@ class Cell(NamedTuple):
 
 
 def measure(cell: Cell, task: Task, arm: Arm) -> dict[str, Any]:
-    """Run a cell and return its accuracy, bits and costs, each cost beside that of the same work in fp32 and in 8-bit QAT."""
+    """Run a cell and return its accuracy, bits and costs beside those in fp32 and 8-bit QAT; or how its run failed."""
     torch.set_num_threads(1)
+    try:
+        return _measured(cell, task, arm)
+    except RunFailed as error:
+        return {**cell._asdict(), "failure": str(error)}
+
+
+def _measured(cell: Cell, task: Task, arm: Arm) -> dict[str, Any]:
     accounts = Accounts(scenario(cell, task, arm))
     wanted = scenario(cell, task, arm, accounts.memory_at(arm.mean_bits) if arm.mean_bits else None)
     with TemporaryDirectory() as folder, Stopper() as stopper:

@@ -138,13 +138,14 @@ def test_apt_refuses_options_that_make_no_sense(wrong):
 
 
 def test_budget_asks_for_a_bit_more_where_updates_are_too_small_a_part_of_a_code():
-    # lr * Gavg at 4 bits is 0.1 * g * 7 / 127; the threshold of 0.005 is at g = 0.907.
-    assert after(Budget(), {"a": 4}, {"a": 0.9}) == {"a": 5} and after(Budget(), {"a": 4}, {"a": 0.92}) == {"a": 4}
+    # lr * Gavg at 4 bits is 0.1 * g * 7 / 127; ten updates need 0.015, which is at g = 2.721.
+    assert after(Budget(), {"a": 4}, {"a": 2.71}) == {"a": 5} and after(Budget(), {"a": 4}, {"a": 2.73}) == {"a": 4}
 
 
 def test_budget_gives_a_bit_up_only_with_a_quarter_to_spare():
-    # At 3 bits lr * Gavg is 0.1 * g * 3 / 127, and 1.25 * 0.005 is reached at g = 2.646.
-    assert after(Budget(), {"a": 4}, {"a": 2.6}) == {"a": 4} and after(Budget(), {"a": 4}, {"a": 2.7}) == {"a": 3}
+    # At 3 bits lr * Gavg is 0.1 * g * 3 / 127, and 1.25 * 0.015 is reached at g = 7.938.
+    policy = Budget(least_bits=3)
+    assert after(policy, {"a": 4}, {"a": 7.93}) == {"a": 4} and after(policy, {"a": 4}, {"a": 7.94}) == {"a": 3}
 
 
 def test_budget_gives_a_layer_whose_codes_weigh_sixteen_times_the_mean_two_bits_more():
@@ -153,21 +154,22 @@ def test_budget_gives_a_layer_whose_codes_weigh_sixteen_times_the_mean_two_bits_
     wish = Wish({"small": 4, "large": 4})
     for _ in range(6):
         wish = Budget().adapt(wish, evidence(gavg, step=step, weights={"small": 1, "large": 10**6}))
-    assert wish.bits == {"small": 6, "large": 4}
+    # 0.015 is first exceeded at 6 bits (0.1 * 31 / 127 = 0.024), 0.06 at 8 bits (0.1).
+    assert wish.bits == {"small": 8, "large": 6}
     assert wish.sensitivity["large"] / wish.sensitivity["small"] == pytest.approx(10**6 / 16**2)
 
 
 def test_budget_asks_for_more_bits_the_fewer_updates_are_averaged():
-    # At 6 bits lr * Gavg is 0.1 * 2 * 31 / 127 = 0.0488: too little for a client alone, plenty for two, which need 0.025.
-    assert after(Budget(), {"a": 6}, {"a": 2.0}, updates=1) == {"a": 7}
-    assert after(Budget(), {"a": 6}, {"a": 2.0}, updates=2) == {"a": 6}
-    assert after(Budget(), {"a": 6}, {"a": 2.0}, updates=10) == {"a": 5}
+    # At 6 bits lr * Gavg is 0.1 * 4 * 31 / 127 = 0.0976: too little for a client alone, enough for two, which need 0.075.
+    assert after(Budget(), {"a": 6}, {"a": 4.0}, updates=1) == {"a": 7}
+    assert after(Budget(), {"a": 6}, {"a": 4.0}, updates=2) == {"a": 6}
+    assert after(Budget(), {"a": 6}, {"a": 4.0}, updates=10) == {"a": 5}
 
 
 def test_budget_stays_within_its_bounds():
-    assert Budget(first_bits=2, lowest_bits=3).start(["a"]) == {"a": 3}
-    assert after(Budget(highest_bits=6), {"a": 6}, {"a": 1e-9}) == {"a": 6}
-    assert after(Budget(lowest_bits=4), {"a": 4}, {"a": 1e9}) == {"a": 4}
+    assert Budget(least_bits=5).start(["a"]) == {"a": 5} and Budget().lowest == 3
+    assert after(Budget(most_bits=6), {"a": 6}, {"a": 1e-9}) == {"a": 6}
+    assert after(Budget(), {"a": 4}, {"a": 1e9}) == {"a": 4}
 
 
 def test_gradient_diversity_is_one_over_r_for_equal_updates_and_one_for_orthogonal_ones():
