@@ -205,8 +205,8 @@ def test_each_difference_is_named_and_can_be_allowed(killed: Path) -> None:
 
 def test_an_edited_scenario_with_another_model_cannot_go_on(killed: Path) -> None:
     text = (killed / "scenario.yaml").read_text()
-    (killed / "scenario.yaml").write_text(text.replace("model: cnn", "model: mlp"))
-    assert "model: mlp" in (killed / "scenario.yaml").read_text()
+    (killed / "scenario.yaml").write_text(text.replace("model: {kind: cnn}", "model: {kind: mlp}"))
+    assert "model: {kind: mlp}" in (killed / "scenario.yaml").read_text()
     status, printed = fedapt(killed.parent, "resume", killed, "--allow-inexact")
     assert status == 7 and "holds another model than the mlp of its scenario" in printed
 

@@ -210,7 +210,7 @@ def test_a_packaged_scenario_is_found_from_anywhere(tmp_path, monkeypatch):
         "raspberry-pi-zero-2",
         "stm32h7",
     ]
-    assert scenario.clients.groups[3].local.batch == 2
+    assert scenario.clients.groups[2].budget.memory == 24 * 2**20
 
 
 @pytest.mark.parametrize("name", packaged())
