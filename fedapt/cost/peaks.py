@@ -89,6 +89,11 @@ class _Event:
 class _Allocations(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Notes every storage that an operation creates, and when it is released."""
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """Keep torch from loading its compiler to tell it to look away: that takes two seconds and leaves a folder behind."""
+        return False
+
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.events: list[_Event] = []

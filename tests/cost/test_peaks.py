@@ -1,3 +1,6 @@
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -67,3 +70,13 @@ def test_measuring_leaves_the_layers_as_they_were(trained):
     assert not {"dequantise", "apply"} & set(vars(layer.weight))
     assert type(layer).hear is QuantisedLayer.hear
     assert "hear" not in vars(layer)
+
+
+def test_measuring_does_not_load_torchs_compiler() -> None:
+    code = (
+        "import sys; from fedapt.cost.workload import Workloads; from torch import nn;"
+        "Workloads(lambda: nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2)), (3,)).at();"
+        "print('torch._dynamo' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "False\n"
