@@ -161,7 +161,7 @@ def test_a_run_that_would_end_in_its_first_rounds_fails_as_the_run_does(name, tm
 
 
 def test_if_nobody_can_take_part_it_says_so_as_the_run_does(tmp_path):
-    with pytest.raises(ScenarioError, match="none of the 12 clients can take part: .*: needs"):
+    with pytest.raises(ScenarioError, match=r"none of the 12 clients can take part: .*: needs"):
         gather(scenario(clients=clients("budget", budget("10 KiB"))), tmp_path)
 
 

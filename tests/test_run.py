@@ -74,7 +74,9 @@ def test_a_device_that_cannot_hold_the_model_is_refused_before_training_with_the
     ledger = read_run(path).ledger
     refused = ledger[ledger["status"] == "refused"]
     assert len(refused) == 6 and set(refused["group"]) == {"stm32h7"} and refused["energy_j"].sum() == 0
-    assert refused["reason"].str.match(r"needs [\d.]+ KiB of memory, has 20 KiB \(at 3 bits on average, in batches of 1, with").all()
+    assert (
+        refused["reason"].str.match(r"needs [\d.]+ KiB of memory, has 20 KiB \(at 3 bits on average, in batches of 1, with").all()
+    )
     assert printed.index("cannot take part") < printed.index("[1/2]")
 
 
