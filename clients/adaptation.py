@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from fedapt.options import Options
 from fedapt.quant import HIGHEST_BITS, LOWEST_BITS
@@ -20,6 +20,12 @@ class Thresholds(Options):
         default=None, gt=0, allow_inf_nan=False, description="a layer whose Gavg is above gets one bit less; null: never"
     )
     measure: Literal["gradient", "step"] = Field(default="gradient", description="compare Gavg as published, or lr * Gavg")
+
+    @model_validator(mode="after")
+    def _in_order(self) -> Self:
+        if self.t_max is not None and self.t_max < self.t_min:
+            raise ValueError(f"`t_max` {self.t_max:g} is below `t_min` {self.t_min:g}; raise it, or set it to null")
+        return self
 
     def change(self, gavg: float, bits: int, lr: float) -> int:
         """Return by how many bits a layer of this Gavg, at its present bits, moves: one, none or minus one."""

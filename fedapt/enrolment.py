@@ -6,12 +6,16 @@ import functools
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+import torch
+
 from fedapt.admission import Admission
 from fedapt.clients.faulty import slowed
+from fedapt.cost.host import available_bytes
 from fedapt.cost.ledger import LedgerRow
 from fedapt.cost.model import CostModel
 from fedapt.cost.planner import Refusal
 from fedapt.cost.profiles import load_profile
+from fedapt.cost.projection import readable_bytes
 from fedapt.cost.workload import Workloads
 from fedapt.data import Federation
 from fedapt.errors import ScenarioError
@@ -25,6 +29,8 @@ from fedapt.quant import OperandWidths, quantisable
 from fedapt.quant.skeleton import float_arrays
 from fedapt.scenario import Group, Scenario
 from fedapt.seeding import numpy_stream
+
+FLOAT_BYTES = 4
 
 
 @dataclass(frozen=True)
@@ -42,6 +48,7 @@ class Enrolment:
 
 def enrol(scenario: Scenario, federation: Federation) -> Enrolment:
     """Enrol the clients that have samples and whose device can hold the model; raises ScenarioError if there are none."""
+    _require_room(scenario, federation)
     model = build(scenario.model, federation.data_shape, scenario.seed)
     wishes = Wishes(quantisable(model))
     messages = Messages.of({name: values.shape for name, values in float_arrays(model).items()}, quantisable(model))
@@ -70,6 +77,17 @@ def enrol(scenario: Scenario, federation: Federation) -> Enrolment:
     workshop = Workshop(federation, scenario.model, methods, group_of, faults)
     batteries = _batteries(scenario, participants, group_of)
     return Enrolment(participants, tuple(refused), wishes, batteries, workshop, groups, group_of)
+
+
+def _require_room(scenario: Scenario, federation: Federation) -> None:
+    """Raise ScenarioError for a model that this machine cannot hold: the system would kill the process without a word."""
+    with torch.device("meta"):
+        weights = sum(values.numel() for values in build(scenario.model, federation.data_shape, scenario.seed).parameters())
+    found = available_bytes()
+    if found and FLOAT_BYTES * weights > found[0]:
+        needed, free = readable_bytes(FLOAT_BYTES * weights), readable_bytes(found[0])
+        kind = scenario.model.kind
+        raise ScenarioError(f"model: `{kind}` of these sizes takes {needed}, and this machine has {free} free; make it smaller")
 
 
 def cohort(scenario: Scenario, enrolled: Collection[int], number: int) -> list[int]:

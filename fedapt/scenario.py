@@ -51,8 +51,8 @@ MOST_SUPERNODES = 16
 class Local(Options):
     """What a client does in a round."""
 
-    epochs: int = Field(default=1, ge=0, description="passes over the client's samples in a round")
-    batch: int = Field(default=32, ge=1, description="samples in a step")
+    epochs: int = Field(default=1, ge=0, le=10**4, description="passes over the client's samples in a round")
+    batch: int = Field(default=32, ge=1, le=10**9, description="samples in a step")
     lr: float = Field(default=0.05, gt=0, description="learning rate")
 
 

@@ -30,6 +30,7 @@ ARMS: dict[str, Arm] = {
     **{f"truncating {bits}": Arm({"kind": "fixed", "bits": bits, "rounding": "truncate"}) for bits in (8, 12, 16)},
     **{f"stochastic {bits}": Arm({"kind": "fixed", "bits": bits}) for bits in (4, 6, 8)},
     **{f"apt {t_min}": Arm({"kind": "apt", "t_min": float(t_min)}) for t_min in T_MINS},
+    "apt 6, every 3 batches": Arm({"kind": "apt", "t_min": 6.0, "every_batches": 3}),
     "rct": Arm({"kind": "rct"}),
     "budget": Arm({"kind": "budget"}),
     **{f"budget {bits}": Arm(ASKS_FOR_MUCH, bits) for bits in MEAN_BITS},

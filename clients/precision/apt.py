@@ -21,6 +21,7 @@ turn: the wish then moves by as many bits as the clients did, if Gavg still asks
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Literal, Self
 
 from pydantic import Field, model_validator
@@ -60,9 +61,7 @@ class ByGavg(Thresholds, Policy):
         for name in bits.keys() & evidence.gavg.keys():
             for _ in range(max(due, evidence.moves.get(name, 0))):
                 bits[name] += self.change(evidence.gavg_at(name, bits[name]), bits[name], evidence.lr)
-        wish = moved(wish, bits)
-        wish.memory["rounds"] = rounds
-        return wish
+        return replace(moved(wish, bits), memory=wish.memory | {"rounds": rounds})
 
     def adaptation(self, epoch: int, highest: Mapping[str, int]) -> Adaptation | None:
         """Let the client adapt at `every_epochs` or `every_batches`, if one of them is set."""

@@ -24,9 +24,9 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from fedapt.clients.adaptation import Width
 from fedapt.clients.precision.evidence import Evidence
@@ -52,6 +52,12 @@ class Budget(Policy):
         lt=10,
         description="mean update in codes that a layer of a client alone needs; more asks for more bits",
     )
+
+    @model_validator(mode="after")
+    def _in_order(self) -> Self:
+        if self.least_bits > self.most_bits:
+            raise ValueError(f"`least_bits` {self.least_bits} is above `most_bits` {self.most_bits}; lower it or raise the other")
+        return self
 
     @property
     def lowest(self) -> int:

@@ -303,10 +303,11 @@ def _wish(facts: Facts, members: Members) -> dict[str, int]:
 def _way_out(members: Members, client: int, better: Plan) -> str:
     """Say which budget would let a client do what its plan gave up."""
     participant, task, row = members.enrolled[client], members.tasks[client], members.rows[client]
+    cost = participant.cost_under(task.instructions.proximal_mu)
 
     def peak_bytes(plan: Plan) -> int:
         batch = min(plan.batch, task.samples)
-        return participant.cost.training_cost(plan.bits, [batch], 0, 0, plan.frozen).memory.total_bytes
+        return cost.training_cost(plan.bits, [batch], 0, 0, plan.frozen).memory.total_bytes
 
     # What is resident beside the step, such as the start that FedProx keeps, is in the row.
     needed, budget = row.memory_bytes - peak_bytes(task.plan) + peak_bytes(better), participant.memory_budget_bytes

@@ -6,7 +6,7 @@ Everything is modelled; nothing here is measured on a device.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from fedapt.cost import planner
 from fedapt.cost.energy import TABLES, Account, Energy, radio_energy, training_energy
@@ -50,6 +50,11 @@ class CostModel:
     def shapes(self) -> tuple[LayerShape, ...]:
         """The layers of the model, nothing frozen."""
         return self.workloads.at().shapes
+
+    @property
+    def pulled(self) -> CostModel:
+        """The same where clients compute FedProx's pull towards the start."""
+        return replace(self, workloads=self.workloads.pulled)
 
     def trace(self, bits: Mapping[str, int], frozen: tuple[str, ...] = ()) -> Trace:
         """Return the trace of a step; layers that are not named are float. Raises as `check_bits` does."""

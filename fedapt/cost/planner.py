@@ -12,7 +12,7 @@ import numpy as np
 from fedapt.cost.ladder import LADDER, Draft, halves
 from fedapt.cost.peaks import Array
 from fedapt.cost.profiles import Profile
-from fedapt.cost.projection import Chosen, Way, Widths, readable_bytes
+from fedapt.cost.projection import Chosen, Way, Widths, readable_bytes, readable_joules
 from fedapt.cost.trace import WIDTHS
 from fedapt.cost.workload import Workloads
 from fedapt.quant.grid import LOWEST_BITS
@@ -25,6 +25,7 @@ class Demand:
     wish:            bits by layer; layers that are not named are float and stay so.
     sensitivity:     by layer, how much the loss minds quantisation noise; the number of weights where it is not given.
     energy_budget:   joules for the round, messages included; None is no limit.
+    on_battery:      whether that is what is left in the battery.
     lowest:          the width below which no layer is pushed; one that is wished lower stays where it is.
     ladder:          the steps that may be taken, names in `LADDER`, in this order.
     buffers_bytes, optimiser_bytes: what is kept beside the model.
@@ -45,6 +46,7 @@ class Demand:
     optimiser_bytes: int = 0
     overhead_bytes: int = 0
     at_least: Mapping[str, int] = field(default_factory=dict)
+    on_battery: bool = False
 
     @property
     def extra_bytes(self) -> int:
@@ -80,7 +82,7 @@ class Refusal:
 
 @dataclass(frozen=True)
 class _Need:
-    """What a draft needs with these widths; joules are counted where the memory fits."""
+    """What a draft needs with these widths."""
 
     draft: Draft
     chosen: Chosen
@@ -127,11 +129,11 @@ class _Budget:
         floor = self._floor if draft.lowered else self._start
         way = widths.way_by_bytes(self._start, floor, self._minded)
         resident = self._resident(draft, way)
+        joules = self._joules(draft, way, resident)
         fitting = np.flatnonzero(resident <= self.demand.memory_budget)
         if not fitting.size:
             point = int(np.argmin(resident))
-            return _Need(draft, way.at(point), float(resident[point]), 0.0)
-        joules = self._joules(draft, way, resident)
+            return _Need(draft, way.at(point), float(resident[point]), float(joules[point]))
         first, last = fitting[0], fitting[-1]
         point = first if joules[first] <= self._limit_j else last
         if point == first or joules[last] > self._limit_j:
@@ -165,7 +167,8 @@ class _Budget:
             return ""
         causes = [f"{readable_bytes(self.demand.memory_budget)} of memory"] if wish.resident > self.demand.memory_budget else []
         if not causes or self._joules_at(wish) > self._limit_j:
-            causes.append(f"{self._limit_j:.3g} J for the round")
+            source = "left in the battery" if self.demand.on_battery else "for the round"
+            causes.append(f"{readable_joules(self._limit_j)} {source}")
         return "; ".join([f"{given[0]}: {' and '.join(causes)}", *given[1:]])
 
     def refusal(self, need: _Need) -> Refusal:
@@ -179,8 +182,10 @@ class _Budget:
             problems.append(f"needs {readable_bytes(need.resident)} of memory, has {readable_bytes(demand.memory_budget)}")
             ways_out.append(self._smaller(draft) or f"a budget of {math.ceil(need.resident)} bytes or a smaller model")
         if joules > self._limit_j:
-            problems.append(f"needs {joules:.3g} J for a round, has {self._limit_j:.3g} J")
-            ways_out.append("fewer samples or epochs")
+            where = " left in its battery" if demand.on_battery else ""
+            problems.append(f"needs {readable_joules(joules)} for a round, has {readable_joules(self._limit_j)}{where}")
+            shorter = self._messages_j(need) < self._limit_j
+            ways_out.append("fewer samples or epochs" if shorter else "more energy or a smaller model")
         reason = f"{' and '.join(problems)} ({how}): {' and '.join(ways_out)} would fit"
         needed_j = None if demand.energy_budget is None else joules
         return Refusal(reason, math.ceil(need.resident), demand.memory_budget, needed_j, demand.energy_budget)
@@ -209,6 +214,11 @@ class _Budget:
     def _joules_at(self, need: _Need) -> float:
         there = need.draft.workload.widths.way(need.chosen, need.chosen, self._minded, self.widths.payload)
         return float(self._joules(need.draft, there, np.array([need.resident]))[0])
+
+    def _messages_j(self, need: _Need) -> float:
+        """Return the joules of a round's two messages, which neither samples nor epochs change."""
+        there = need.draft.workload.widths.way(need.chosen, need.chosen, self._minded, self.widths.payload)
+        return float(2 * (there.payload[0] + self.demand.overhead_bytes) * self.profile.radio_j_per_byte.value)
 
     def _joules_by_layer(self, draft: Draft, resident: float) -> Array:
         """Return the joules of each layer at each width, but for what no width changes."""

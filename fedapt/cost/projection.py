@@ -165,3 +165,11 @@ def readable_bytes(count: float) -> str:
         if count >= factor:
             return f"{count / factor:.3g} {unit}"
     return f"{count:.0f} B"
+
+
+def readable_joules(energy: float) -> str:
+    """Write an energy in the largest of J, mJ and uJ that it fills, with three digits."""
+    if energy == 0:
+        return "0 J"
+    unit, factor = next(((unit, factor) for unit, factor in (("J", 1.0), ("mJ", 1e-3)) if energy >= factor), ("uJ", 1e-6))
+    return f"{energy / factor:.3g} {unit}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import torch
@@ -81,6 +81,11 @@ class Workloads:
     proximal: bool = False
     loss: Loss = F.cross_entropy
     _measured: dict[tuple[str, ...], Workload] = field(default_factory=dict, init=False, repr=False)
+
+    @cached_property
+    def pulled(self) -> Workloads:
+        """The same with FedProx's pull."""
+        return replace(self, proximal=True)
 
     def at(self, frozen: tuple[str, ...] = ()) -> Workload:
         """Return the workload with these modules frozen, one of `prefixes()`."""

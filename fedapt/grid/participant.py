@@ -36,6 +36,10 @@ class Participant:
     messages: Messages
     admission: Admission = field(default_factory=Admission)
 
+    def cost_under(self, proximal_mu: float) -> CostModel:
+        """Return what work costs with this pull of FedProx, which takes a float weight beside the gradient."""
+        return self.cost.pulled if proximal_mu else self.cost
+
     def plan(self, wish: Wish, proximal_mu: float = 0.0, battery_j: float | None = None) -> Plan | Refusal:
         """Plan a round from a wish, within this client's own budget and what its battery may give.
 
@@ -50,15 +54,17 @@ class Participant:
             batch=self.batch,
             memory_budget=self.memory_budget_bytes,
             energy_budget=min(limits, default=None),
+            on_battery=battery_j is not None and battery_j == min(limits),
             lowest=self.policy.lowest,
             ladder=self.policy.ladder,
             buffers_bytes=self._start_bytes(proximal_mu),
             overhead_bytes=self._overhead_bytes(),
         )
-        plan = self.cost.plan(demand)
+        cost = self.cost_under(proximal_mu)
+        plan = cost.plan(demand)
         if isinstance(plan, Refusal) or self._adaptation(plan) is None:
             return plan
-        return replace(plan, highest=self._highest(demand, plan))
+        return replace(plan, highest=_highest(cost, demand, plan))
 
     def task(self, kind: str, plan: Plan, seed: int, round: int, proximal_mu: float) -> Task:
         """Return what the client is asked to do; in smaller batches, each takes its share of a whole batch's step."""
@@ -68,7 +74,7 @@ class Participant:
             client=self.client,
             epochs=self.epochs,
             batch=plan.batch,
-            lr=self.lr * plan.batch / self.batch,
+            lr=self.lr * min(plan.batch, self.samples) / min(self.batch, self.samples),
             rounding=self.policy.rounding,
             grid=self.policy.grid,
             proximal_mu=proximal_mu,
@@ -134,21 +140,16 @@ class Participant:
         adaptation = self.policy.adaptation(epoch, plan.highest)
         return adaptation if adaptation and adaptation.every < self.epochs * epoch else None
 
-    def _highest(self, demand: Demand, plan: Plan) -> dict[str, int]:
-        """Return how wide all layers could be together, none below the plan; a round at these fits the same budgets."""
-        widest = {layer: max(bits, HIGHEST_BITS) for layer, bits in plan.bits.items()}
-        raised = self.cost.plan(replace(demand, wish=widest, at_least=plan.bits, batch=plan.batch, ladder=("bits",)))
-        return raised.bits if isinstance(raised, Plan) else plan.bits
-
     def _costs(self, outcome: Outcome, task: Task, spent: Mapping[int, int]) -> list[Cost]:
         """Return the cost of each part of the training that had widths of its own; the messages are in the first."""
-        plan, buffers = task.plan, self._start_bytes(task.instructions.proximal_mu)
+        mu = task.instructions.proximal_mu
+        plan, cost, buffers = task.plan, self.cost_under(mu), self._start_bytes(mu)
         parts: list[tuple[dict[str, int], Mapping[int, int]]] = [
             (dict(zip(sorted(plan.bits), part.bits, strict=True)), part.batches) for part in outcome.segments
         ]
         radio = [(outcome.downlink_bytes, outcome.uplink_bytes)] + [(0, 0)] * len(parts)
         return [
-            self.cost.training_cost(bits, _one_by_one(batches), *bytes_, plan.frozen, buffers_bytes=buffers)
+            cost.training_cost(bits, _one_by_one(batches), *bytes_, plan.frozen, buffers_bytes=buffers)
             for (bits, batches), bytes_ in zip(parts or [(plan.bits, spent)], radio, strict=False)
         ]
 
@@ -174,6 +175,13 @@ class Participant:
     def _mean_bits(self, bits: Mapping[str, int]) -> float:
         weights = {shape.name: shape.weights for shape in self.cost.shapes if shape.name in bits}
         return sum(weights[layer] * width for layer, width in bits.items()) / max(sum(weights.values()), 1)
+
+
+def _highest(cost: CostModel, demand: Demand, plan: Plan) -> dict[str, int]:
+    """Return how wide all layers could be together, none below the plan; a round at these fits the same budgets."""
+    widest = {layer: max(bits, HIGHEST_BITS) for layer, bits in plan.bits.items()}
+    raised = cost.plan(replace(demand, wish=widest, at_least=plan.bits, batch=plan.batch, ladder=("bits",)))
+    return raised.bits if isinstance(raised, Plan) else plan.bits
 
 
 def _one_by_one(batches: Mapping[int, int]) -> list[int]:

@@ -12,15 +12,15 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from fedapt.data import DataShape
-from fedapt.models.model import ModelOptions
+from fedapt.models.model import MOST_UNITS, ModelOptions
 
 
 class CharGru(ModelOptions):
     """An embedding, a GRU, and a dense layer on its last state: 77,857 parameters on the alphabet of printable characters."""
 
     kind: Literal["char-gru"] = "char-gru"
-    embedding: int = Field(default=32, ge=1, description="numbers that stand for a character")
-    hidden: int = Field(default=128, ge=1, description="units of the GRU")
+    embedding: int = Field(default=32, ge=1, le=MOST_UNITS, description="numbers that stand for a character")
+    hidden: int = Field(default=128, ge=1, le=MOST_UNITS, description="units of the GRU")
 
     def build(self, data: DataShape) -> nn.Module:
         """Take tokens, of which 0 is padding."""

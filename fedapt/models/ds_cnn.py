@@ -13,7 +13,7 @@ from pydantic import Field
 from torch import nn
 
 from fedapt.data import DataShape
-from fedapt.models.model import ModelOptions, he, named, norm
+from fedapt.models.model import MOST_UNITS, ModelOptions, he, named, norm
 
 BLOCKS = 4
 
@@ -22,7 +22,7 @@ class DsCnn(ModelOptions):
     """A convolution, four depthwise separable blocks, and a dense layer: 22,218 parameters on CIFAR-10."""
 
     kind: Literal["ds-cnn"] = "ds-cnn"
-    width: int = Field(default=64, ge=1, description="channels of all layers")
+    width: int = Field(default=64, ge=1, le=MOST_UNITS, description="channels of all layers")
 
     def build(self, data: DataShape) -> nn.Module:
         """Take images of at least 4x4 pixels."""

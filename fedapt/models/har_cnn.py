@@ -12,14 +12,16 @@ from pydantic import Field
 from torch import nn
 
 from fedapt.data import DataShape
-from fedapt.models.model import ModelOptions, he, named
+from fedapt.models.model import MOST_UNITS, ModelOptions, he, named
 
 
 class HarCnn(ModelOptions):
     """Two 1-D convolutions and two dense layers: 60,837 parameters on six axes, 50 steps and five classes."""
 
     kind: Literal["har-cnn"] = "har-cnn"
-    width: int = Field(default=32, ge=1, description="channels of the first convolution; the second has twice as many")
+    width: int = Field(
+        default=32, ge=1, le=MOST_UNITS, description="channels of the first convolution; the second has twice as many"
+    )
 
     def build(self, data: DataShape) -> nn.Module:
         """Take signals (channels, steps) of at least four steps."""

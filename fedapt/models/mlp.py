@@ -10,14 +10,16 @@ from pydantic import Field
 from torch import nn
 
 from fedapt.data import DataShape
-from fedapt.models.model import ModelOptions, named
+from fedapt.models.model import MOST_UNITS, ModelOptions, named
 
 
 class Mlp(ModelOptions):
     """Dense layers with ReLU between them: 50,890 parameters on 28x28 grey images and ten classes."""
 
     kind: Literal["mlp"] = "mlp"
-    hidden: list[Annotated[int, Field(ge=1)]] = Field(default=[64], description="units of each hidden layer, first to last")
+    hidden: list[Annotated[int, Field(ge=1, le=MOST_UNITS)]] = Field(
+        default=[64], description="units of each hidden layer, first to last"
+    )
 
     def build(self, data: DataShape) -> nn.Module:
         """Take numbers of any shape."""

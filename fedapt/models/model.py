@@ -13,6 +13,7 @@ from fedapt.errors import ScenarioError
 from fedapt.options import Kind
 
 MOST_GROUPS = 8
+MOST_UNITS = 10**6
 
 
 class ModelOptions(Kind):

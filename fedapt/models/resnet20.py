@@ -14,7 +14,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from fedapt.data import DataShape
-from fedapt.models.model import ModelOptions, he, named, norm
+from fedapt.models.model import MOST_UNITS, ModelOptions, he, named, norm
 
 BLOCKS = 3  # in each of three stages: 6 n + 2 = 20 layers
 
@@ -23,7 +23,9 @@ class ResNet20(ModelOptions):
     """Nineteen 3x3 convolutions in nine residual blocks, and a dense layer: 269,722 parameters on CIFAR-10."""
 
     kind: Literal["resnet20"] = "resnet20"
-    width: int = Field(default=16, ge=1, description="channels of the first stage; the second and third have two and four times")
+    width: int = Field(
+        default=16, ge=1, le=MOST_UNITS, description="channels of the first stage; the second and third have two and four times"
+    )
 
     def build(self, data: DataShape) -> nn.Module:
         """Take images of at least 4x4 pixels."""

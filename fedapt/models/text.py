@@ -12,7 +12,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from fedapt.data import DataShape
-from fedapt.models.model import ModelOptions
+from fedapt.models.model import MOST_UNITS, ModelOptions
 
 SMALL = 0.03
 
@@ -21,7 +21,7 @@ class Text(ModelOptions):
     """An embedding, its mean over the words, and a dense layer: 267,277 parameters on 4,096 words and 77 classes."""
 
     kind: Literal["text"] = "text"
-    width: int = Field(default=64, ge=1, description="numbers that stand for a word")
+    width: int = Field(default=64, ge=1, le=MOST_UNITS, description="numbers that stand for a word")
 
     def build(self, data: DataShape) -> nn.Module:
         """Take tokens, of which 0 is padding."""

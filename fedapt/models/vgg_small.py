@@ -14,7 +14,7 @@ from pydantic import Field
 from torch import nn
 
 from fedapt.data import DataShape
-from fedapt.models.model import ModelOptions, he, named
+from fedapt.models.model import MOST_UNITS, ModelOptions, he, named
 
 PAIRS = 3
 
@@ -24,7 +24,7 @@ class VggSmall(ModelOptions):
 
     kind: Literal["vgg-small"] = "vgg-small"
     width: int = Field(
-        default=32, ge=1, description="channels of the first pair, doubled by each next one; 128 in the literature"
+        default=32, ge=1, le=MOST_UNITS, description="channels of the first pair, doubled by each next one; 128 in the literature"
     )
 
     def build(self, data: DataShape) -> nn.Module:

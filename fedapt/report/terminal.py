@@ -219,7 +219,7 @@ def _cost_lines(summary: Summary) -> list[tuple[str, str]]:
         ("", f"{joules(total.energy_operands_j)} by both operands: a float activation makes a float MAC"),
         ("", f"under each energy table: {tables}"),
         ("Time", f"{seconds(summary.simulated_time_s)} simulated (slowest client of each round), {seconds(summary.wall_s)} here"),
-        ("Costs", origins(summary.sources)),
+        ("Costs", origins(summary.sources) or "none"),
     ]
 
 

@@ -58,9 +58,11 @@ def test_a_policy_keeps_layers_and_widths_and_changes_nothing_that_it_was_given(
     policy = POLICIES[kind]()
     wish = Wish(policy.start(LAYERS))
     for _ in range(8):
-        before, seen = dict(wish.bits), evidence(gavg, lr, train_loss=loss, update={name: np.ones(3) for name in LAYERS})
+        before, memory = dict(wish.bits), repr(wish.memory)
+        seen = evidence(gavg, lr, train_loss=loss, update={name: np.ones(3) for name in LAYERS})
         new = policy.adapt(wish, seen)
-        assert list(new.bits) == LAYERS and set(new.bits.values()) <= WIDTHS and wish.bits == before
+        assert list(new.bits) == LAYERS and set(new.bits.values()) <= WIDTHS
+        assert wish.bits == before and repr(wish.memory) == memory
         assert policy.adapt(wish, seen).bits == new.bits and bool(new.why) == (new.bits != before)
         assert all(value > 0 for value in new.sensitivity.values())
         wish = new

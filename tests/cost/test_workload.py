@@ -105,6 +105,18 @@ def test_tokens_are_measured_with_one_that_exists():
     assert [(shape.kind, shape.weights) for shape in workload.shapes] == [("embedding", 33), ("linear", 6)]
 
 
+def test_the_pull_of_fedprox_holds_a_float_weight_beside_the_gradient():
+    """An embedding of 4096 x 64, a mebibyte in float: its update needs a block at a time, the pull the whole of it."""
+
+    def text():
+        return nn.Sequential(nn.Embedding(4096, 64), nn.Flatten(), nn.Linear(6 * 64, 2))
+
+    workloads, coded = Workloads(text, (6,), torch.int64), torch.ones(2, dtype=torch.bool).numpy()
+    plain, pulled = (one.at().peaks.working_bytes(1, coded) for one in (workloads, workloads.pulled))
+    assert plain < 2 * 2**20 <= pulled
+    assert workloads.pulled is workloads.pulled
+
+
 def test_a_model_that_does_other_things_for_other_batches_cannot_be_predicted():
     class Moody(nn.Module):
         def __init__(self):
