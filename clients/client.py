@@ -1,7 +1,7 @@
 """The device side: one client that trains the one copy of the model that it was sent.
 
-It never holds a float model, a master copy, or the codes it started from; the message is decoded, trained in place, and sent
-back.
+It never holds a float model or, but for `qat`, a master copy; the message is decoded, trained in place, and sent back. The packed
+message itself stays until the reply is made, in Flower's hands, and is not charged.
 """
 
 from __future__ import annotations
@@ -65,6 +65,8 @@ class Client:
         self.skeleton.load(model, copies=instructions.copies, grid=instructions.grid)
         self.skeleton.freeze(instructions.frozen)
         self.skeleton.model.train()
+        # It would keep the codes of a layer that is given a new grid, and the floats that the skeleton has copied.
+        del model
         key = (instructions.seed, instructions.round, instructions.client)
         generator = torch_stream(key[0], "rounding", *key[1:])
         mu = instructions.proximal_mu
@@ -88,9 +90,11 @@ class Client:
         self.skeleton.load(model, copies=instructions.copies, grid=instructions.grid)
         self.skeleton.model.eval()
         correct, loss = 0, 0.0
+        # Without a backward pass, batches as small as those that training fits the device's memory with fit it too.
+        size = min(instructions.batch, EVALUATION_BATCH)
         with torch.no_grad():
-            for first in range(0, len(self.held_out), EVALUATION_BATCH):
-                inputs, labels = self.examples.batch(self.held_out[first : first + EVALUATION_BATCH])
+            for first in range(0, len(self.held_out), size):
+                inputs, labels = self.examples.batch(self.held_out[first : first + size])
                 logits = self.skeleton.model(inputs)
                 correct += int((logits.argmax(1) == labels).sum())
                 loss += float(F.cross_entropy(logits, labels, reduction="sum"))

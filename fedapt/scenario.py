@@ -46,6 +46,8 @@ from fedapt.strategies.strategy import StrategyOptions
 Share = Annotated[float, Field(ge=0, le=1)]
 YAML_SUFFIXES = (".yaml", ".yml")
 MOST_SUPERNODES = 16
+# Far more than that ends in a crash of the system's thread library.
+MOST_THREADS = 256
 
 
 class Local(Options):
@@ -193,7 +195,7 @@ class Engine(Options):
     workers: Literal["auto"] | Annotated[int, Field(ge=1)] = Field(
         default="auto", description="worker processes; auto: one a core"
     )
-    threads: int = Field(default=1, ge=1, description="threads of a worker; they may change the last bits")
+    threads: int = Field(default=1, ge=1, le=MOST_THREADS, description="threads of a worker; they may change the last bits")
     chunk: Literal["auto"] | Annotated[int, Field(ge=1)] = Field(
         default="auto", description="clients handed to a worker at a time"
     )
@@ -235,7 +237,7 @@ class Scenario(Options):
     version: Literal[1] = Field(description="version of this format: 1")
     name: str = Field(min_length=1, max_length=80, description="what reports and the run folder call it")
     seed: int = Field(default=0, ge=0, lt=2**63, description="every random draw of the run follows from it")
-    rounds: int = Field(ge=1, description="how many rounds are trained")
+    rounds: int = Field(ge=1, le=10**6, description="how many rounds are trained")
     data: DataSpec = Field(description="which samples, and how they are dealt to the clients")
     model: Annotated[ModelOptions, OneOf(MODELS)] = Field(description="what is trained")
     clients: Clients = Field(description="who takes part, and how they train")

@@ -86,6 +86,11 @@ def test_if_nobody_can_take_part_the_run_does_not_start(tmp_path):
         go(scenario(clients={"count": 12, "per_round": 4, "groups": groups}), tmp_path)
 
 
+def test_a_model_that_the_machine_cannot_hold_is_refused_before_it_is_made(tmp_path):
+    with pytest.raises(ScenarioError, match=r"model: `mlp` of these sizes takes [\d.e+]+ GiB, and this machine has .* free"):
+        go(scenario(model={"kind": "mlp", "hidden": [10**6, 10**6]}), tmp_path)
+
+
 def test_clients_without_data_are_reported_and_the_others_go_on(tmp_path):
     data = {"source": "digits", "samples": 40, "partition": {"kind": "dirichlet", "alpha": 0.05}}
     path, printed = go(scenario(data=data), tmp_path)

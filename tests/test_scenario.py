@@ -126,6 +126,12 @@ def test_a_bare_name_is_short_for_a_block_with_that_kind(load):
     assert short == long
 
 
+@pytest.mark.parametrize("key", ["rounds", "clients.local.epochs", "clients.local.batch", "engine.threads"])
+def test_numbers_that_no_machine_could_count_to_are_refused(load, key):
+    with pytest.raises(ScenarioError, match=f"{key}: expected at most"):
+        load(TINY, f"{key}=100000000000000000000")
+
+
 def test_left_out_blocks_have_their_defaults(load):
     scenario = load("version: 1\nname: a\nrounds: 1\ndata: {}\nmodel: cnn\nclients: {count: 3, per_round: 3}\n")
     assert [(group.name, group.share) for group in scenario.clients.groups] == [("raspberry-pi-4", 1.0)]

@@ -34,6 +34,7 @@ class Muppet(Policy):
     """Raise all layers to the next level when the gradient diversity has fallen often enough."""
 
     kind: Literal["muppet"] = "muppet"
+    scope: Literal["federation"] = Field(default="federation", description="the aggregated update is the same for all clients")
     levels: list[Bits] = Field(default=[4, 6, 8, 12, 16], min_length=1, description="widths, each used for all layers in turn")
     window: int = Field(default=3, ge=2, description="rounds over which diversity is taken, the paper's r")
     violations: int = Field(default=2, ge=1, description="windows beyond the threshold before the level rises, the paper's gamma")

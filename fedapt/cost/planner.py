@@ -98,7 +98,7 @@ def plan(workloads: Workloads, profile: Profile, table: str, demand: Demand) -> 
         need = asked.closest(draft)
         if asked.excess(need) <= 1.0:
             return Plan(asked.bits(need), draft.batch, draft.frozen, asked.reason(wish, need))
-        closest = min(closest, need, key=asked.excess)
+        closest = min(closest, need, key=asked.shortage)
     return asked.refusal(closest)
 
 
@@ -147,6 +147,10 @@ class _Budget:
     def excess(self, need: _Need) -> float:
         """Return how many times a budget the need is, of the scarcer one; at most 1 if it fits."""
         return float(self._excess(need.resident, need.joules))
+
+    def shortage(self, need: _Need) -> tuple[int, float]:
+        """Return how many budgets the need exceeds, and its excess: a refusal names no budget that a step could have met."""
+        return int(need.resident > self.demand.memory_budget) + int(need.joules > self._limit_j), self.excess(need)
 
     def bits(self, need: _Need) -> dict[str, int]:
         """Return the widths of the layers that were wished."""

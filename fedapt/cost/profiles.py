@@ -128,6 +128,8 @@ def load_profile(name: str) -> Profile:
         read = YAML().load(file.read_text(encoding="utf-8"))
     except (YAMLError, UnicodeDecodeError) as error:
         raise ScenarioError(f"{file}: this is not YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(read, dict):
+        raise ScenarioError(f"{file}: this is no device profile, expected a mapping of keys such as `memory: 2 GiB`")
     try:
         return Profile.model_validate(_plain(read))
     except ValidationError as error:

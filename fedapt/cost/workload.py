@@ -135,10 +135,13 @@ class Workloads:
             return measure_peaks(quantised.layers, step)
 
     def _batch(self, model: nn.Module, size: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """Return random inputs, or the first token everywhere, and labels for what the model makes of them."""
+        """Return random inputs, or the token 1 everywhere, and labels for what the model makes of them.
+
+        0 is padding: where a model masks it, no error comes back, and errors of zero are not quantised.
+        """
         shape = (size, *self.input_shape)
         floating = self.dtype.is_floating_point
-        inputs = torch.rand(shape, generator=generator, dtype=self.dtype) if floating else torch.zeros(shape, dtype=self.dtype)
+        inputs = torch.rand(shape, generator=generator, dtype=self.dtype) if floating else torch.ones(shape, dtype=self.dtype)
         with torch.no_grad():
             output = model(inputs)
         return inputs, torch.zeros((size, *output.shape[2:]), dtype=torch.int64)

@@ -23,6 +23,8 @@ ALPHABET = "\n" + "".join(map(chr, range(32, 127)))
 
 CHARACTERS = (*ALPHABET, "other")
 
+MOST_TOKENS = 2**16
+
 Array = npt.NDArray[Any]
 
 
@@ -37,15 +39,17 @@ class Words(Tokens):
     vocabulary: int = Field(
         default=4096, ge=2, le=2**31, description="tokens there are, padding included; words that share one look the same"
     )
-    length: int = Field(default=32, ge=1, description="words of a text that are used, the first ones")
+    length: int = Field(default=32, ge=1, le=MOST_TOKENS, description="words of a text that are used, the first ones")
 
 
 class Characters(Tokens):
     """Running text is cut into windows; the label of a window is the character that follows it."""
 
     kind: Literal["characters"] = "characters"
-    length: int = Field(default=80, ge=1, description="characters of a window")
-    stride: int = Field(default=10, ge=1, description="characters from one window to the next; 1 makes ten times as many samples")
+    length: int = Field(default=80, ge=1, le=MOST_TOKENS, description="characters of a window")
+    stride: int = Field(
+        default=10, ge=1, le=10**6, description="characters from one window to the next; 1 makes ten times as many samples"
+    )
 
 
 if TYPE_CHECKING:

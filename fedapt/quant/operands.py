@@ -78,9 +78,9 @@ def quantise_errors(error: Tensor, bits: int, generator: torch.Generator) -> Ten
     if not SMALLEST_SCALE <= scale < math.inf:
         return error
     flat = error.reshape(1, -1)
-    quantised = torch.empty_like(flat)
+    # Where errors do not lie in order they had to be copied, and the copy takes the result.
+    quantised = torch.empty_like(flat) if flat.data_ptr() == error.data_ptr() else flat
     for block in blocks(*flat.shape):
-        # The largest error may come out a rounding above the last code.
-        places = round_to_whole(flat[block] / scale, "stochastic", generator)
-        quantised[block] = places.clamp_(-steps, steps).mul_(scale)
+        # The largest error may come out a rounding above the last code. No name keeps a block while the next one is computed.
+        quantised[block] = round_to_whole(flat[block] / scale, "stochastic", generator).clamp_(-steps, steps).mul_(scale)
     return quantised.view(error.shape)

@@ -17,6 +17,7 @@ from rich.text import Text
 from fedapt.cost.host import processor
 from fedapt.cost.measured import QUICK, THOROUGH, Notice, measured_profile
 from fedapt.cost.profiles import Calibration, Profile, as_yaml
+from fedapt.environment import usable_cores
 from fedapt.errors import SetupError
 from fedapt.record.files import write_whole
 from fedapt.report.figures import DECIMAL, byte_count, counted, harmless, joules, memory, percent, seconds, written
@@ -53,6 +54,8 @@ def profile_machine(
     Raises SetupError, before anything is measured, if the file cannot be written or would replace another.
     """
     _check(path, force)
+    if threads > usable_cores():
+        raise SetupError(f"--threads {threads}: fedapt may use {counted(usable_cores(), 'core')} here; ask for no more threads")
     console = Console(file=file or sys.stdout, highlight=False, markup=False, emoji=False)
     console.print(Text(f"Measuring {harmless(processor())} on {counted(threads, 'thread')}", style="bold"))
     with _progress(console) as notice:

@@ -1,6 +1,7 @@
 """fedapt.clients.adaptation: the rule by hand, and a client that follows it within a round."""
 
 import json
+import weakref
 from collections import Counter
 
 import pytest
@@ -8,7 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from fedapt import clients
 from fedapt.clients.adaptation import Adaptation, Thresholds
+from fedapt.clients.client import Client
 from fedapt.clients.instructions import Instructions, TrainReport
 from fedapt.clients.precision.apt import Apt
 from fedapt.clients.precision.policy import Wish
@@ -48,7 +51,9 @@ def test_the_rule_stays_within_2_and_16_bits_and_below_the_highest():
     assert told.bits("a", 9.0, 7, 0.1) == 6
 
 
-@pytest.mark.parametrize("wrong", [{"t_min": float("inf")}, {"t_max": float("nan")}, {"every": 0}, {"highest": 17}])
+@pytest.mark.parametrize(
+    "wrong", [{"t_min": float("inf")}, {"t_max": float("nan")}, {"t_min": 3.0, "t_max": 2.9}, {"every": 0}, {"highest": 17}]
+)
 def test_an_adaptation_that_makes_no_sense_is_refused(wrong):
     with pytest.raises(ValidationError):
         adapting(**wrong)
@@ -79,6 +84,24 @@ def test_a_client_raises_its_own_layers_at_each_interval_but_not_after_its_last_
     assert trained(adaptation=adapting(every=4))[0] == trained()[0] == {"1": 6, "3": 6}
     # The interval runs across epochs: after 3, 6 and 9 batches of 12.
     assert trained(adaptation=adapting(every=3), epochs=3)[0] == {"1": 9, "3": 9}
+
+
+def test_a_layer_that_was_given_a_new_grid_keeps_its_old_codes_no_longer(monkeypatch):
+    decoded, alive, step = [], [], Client._step
+
+    def decode(*args, **options):
+        model, header = from_bytes(*args, **options)
+        decoded.extend(weakref.ref(weight) for weight in model.weights.values())
+        return model, header
+
+    def count_and_step(self, *args, **options):
+        alive.append(sum(weight() is not None for weight in decoded))
+        return step(self, *args, **options)
+
+    monkeypatch.setattr(clients.client, "from_bytes", decode)
+    monkeypatch.setattr(Client, "_step", count_and_step)
+    trained(adaptation=adapting(every=2))
+    assert alive == [2, 2, 0, 0]
 
 
 def test_a_client_lowers_layers_that_learn_with_ease():

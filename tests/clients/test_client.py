@@ -14,6 +14,7 @@ from fedapt.clients import client as client_module
 from fedapt.clients.continual.memory import Continual
 from fedapt.clients.instructions import TrainReport
 from fedapt.clients.samples.filter import Filter
+from fedapt.data.examples import Examples
 from fedapt.errors import DamagedData, RunFailed, SetupError
 from fedapt.quant import GridOptions, LayerStatistics, SingleCopySGD
 from fedapt.quant.skeleton import Skeleton
@@ -266,10 +267,22 @@ def test_evaluation_counts_what_the_model_at_its_own_bits_gets_right(held_out, b
     }
 
 
+def test_evaluation_takes_no_larger_batches_than_training_is_told_to(monkeypatch):
+    sizes, batch = [], Examples.batch
+
+    def counted(self, rows):
+        sizes.append(len(rows))
+        return batch(self, rows)
+
+    monkeypatch.setattr(Examples, "batch", counted)
+    client(dense, held_out=range(10)).evaluate(message(dense, batch=4))
+    assert sizes == [4, 4, 2]
+
+
 def test_evaluation_in_several_batches_is_the_same(monkeypatch):
-    whole = client(dense, held_out=range(40)).evaluate(message(dense))
+    whole = client(dense, held_out=range(40)).evaluate(message(dense, batch=40))
     monkeypatch.setattr(client_module, "EVALUATION_BATCH", 7)
-    parts = evaluated(client(dense, held_out=range(40)).evaluate(message(dense)))
+    parts = evaluated(client(dense, held_out=range(40)).evaluate(message(dense, batch=40)))
     assert parts == evaluated(whole) | {"loss": pytest.approx(evaluated(whole)["loss"], rel=1e-5)}
 
 

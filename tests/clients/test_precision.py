@@ -139,6 +139,12 @@ def test_apt_refuses_options_that_make_no_sense(wrong):
         Apt(**wrong)
 
 
+def test_budget_refuses_to_ask_for_at_least_more_than_at_most():
+    assert Budget(least_bits=6, most_bits=6).start(["a"]) == {"a": 6}
+    with pytest.raises(ValidationError, match="`least_bits` 4 is above `most_bits` 3"):
+        Budget(most_bits=3)
+
+
 def test_budget_asks_for_a_bit_more_where_updates_are_too_small_a_part_of_a_code():
     # lr * Gavg at 4 bits is 0.1 * g * 7 / 127; ten updates need 0.015, which is at g = 2.721.
     assert after(Budget(), {"a": 4}, {"a": 2.71}) == {"a": 5} and after(Budget(), {"a": 4}, {"a": 2.73}) == {"a": 4}

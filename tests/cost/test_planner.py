@@ -103,7 +103,7 @@ def test_bits_follow_an_energy_budget_by_joules(model):
     plan = model.plan(demand(model, energy_budget=limit))
     assert plan.batch == 32
     assert 0.7 * limit < spent(model, asked, plan).energy.total_j <= limit
-    assert plan.reason.endswith(" J for the round")
+    assert plan.reason.endswith(f"{limit * 1e6:.3g} uJ for the round")
 
 
 def test_halving_the_budget_never_widens_the_bits(model):
@@ -136,8 +136,31 @@ def test_a_refusal_names_the_batch_that_would_fit(model):
 
 def test_no_energy_is_refused_in_joules(model):
     refusal = model.plan(demand(model, energy_budget=0.0))
-    assert "J for a round, has 0 J" in refusal.reason
+    assert "J for a round, has 0 J (" in refusal.reason
     assert refusal.needed_j > refusal.available_j == 0.0
+
+
+def test_a_refusal_advises_fewer_samples_only_where_the_messages_could_be_paid(model):
+    messages = 2 * 1000 * model.profile.radio_j_per_byte.value
+    bits = {"ladder": ("bits",), "lowest": 8, "overhead_bytes": 1000 - model.payload_bytes(dict.fromkeys("024", 8))}
+    refusals = [model.plan(demand(model, energy_budget=share * messages, **bits)).reason for share in (0.99, 1.01)]
+    assert refusals[0].endswith("more energy or a smaller model would fit")
+    assert refusals[1].endswith("fewer samples or epochs would fit")
+
+
+def test_what_a_battery_limits_is_said_of_the_battery(model):
+    asked = demand(model)
+    few, none = (replace(asked, energy_budget=share * needs(model, asked)[1], on_battery=True) for share in (0.8, 0.0))
+    assert model.plan(few).reason.endswith("J left in the battery")
+    assert "has 0 J left in its battery (" in model.plan(none).reason
+
+
+def test_a_refusal_for_lack_of_energy_does_not_ask_for_memory_that_another_step_saves(model):
+    """With the first layers frozen it would fit the memory; what is missing is energy."""
+    asked = demand(model, lowest=2)
+    enough = model.plan(replace(asked, memory_budget=500)).needed_bytes
+    refusal = model.plan(replace(asked, memory_budget=enough + 1000, energy_budget=1e-6))
+    assert "of memory" not in refusal.reason and "uJ for a round, has 1 uJ" in refusal.reason
 
 
 def test_a_bit_of_a_copy_saves_memory_but_no_message(device):

@@ -108,11 +108,14 @@ def test_each_problem_of_a_profile_has_its_place(tmp_path):
     assert [line.split(": ")[:2] for line in lines] == [[f"{path}:5:3", "memory.value"], [f"{path}:2:1", "colour"]]
 
 
-@pytest.mark.parametrize("content", ["name: [", "a: 1\na: 2", "just words", ""])
-def test_a_file_that_is_no_profile_is_refused_in_a_sentence(tmp_path, content):
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [("name: [", "not YAML"), ("a: 1\na: 2", "not YAML"), ("just words", "no device profile"), ("", "no device profile")],
+)
+def test_a_file_that_is_no_profile_is_refused_in_a_sentence(tmp_path, content, sentence):
     path = tmp_path / "wrong.yaml"
     path.write_text(content)
-    with pytest.raises(ScenarioError, match=r"wrong\.yaml"):
+    with pytest.raises(ScenarioError, match=rf"wrong\.yaml: this is {sentence}"):
         load_profile(str(path))
 
 

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from pydantic import ValidationError
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -70,3 +71,9 @@ def test_some_of_the_windows_keep_their_labels_and_rows():
     found = windows(["abcdefg", "hi"], np.array([0, 1]), Characters(length=3, stride=2), HERE)
     some = found.only(np.array([1, 3]))
     assert pairs(some) == [("bcd", "e"), ("__h", "i")] and some.rows.tolist() == [0, 1]
+
+
+@pytest.mark.parametrize("wrong", [{"length": 10**12}, {"stride": 10**23}])
+def test_windows_that_no_array_could_hold_are_refused(wrong):
+    with pytest.raises(ValidationError):
+        Characters(**wrong)

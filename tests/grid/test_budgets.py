@@ -1,8 +1,11 @@
 """Whole rounds with budgets that nobody tuned: what a client may use bounds what its ledger rows say."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
+from fedapt.cost.planner import Plan
 from tests.grid.conftest import enrolled, scenario
 from tests.grid.play import play
 
@@ -62,6 +65,21 @@ def test_batteries_drain_to_fewer_bits_and_then_to_sitting_out_and_never_below_z
         assert all(row.energy_j <= row.battery_j for row in own)
     last = rows[-1]
     assert last.status == "refused" and "J for a round, has" in last.reason and last.energy_j == 0
+
+
+@pytest.mark.parametrize(("batch", "share"), [(16, 1.0), (8, 0.8), (1, 0.1)])
+def test_micro_batches_take_their_share_of_a_step_also_where_the_samples_are_fewer_than_a_batch(batch, share):
+    """Ten samples where batches of 16 were asked for: a whole step is on ten of them."""
+    participant = replace(enrolled(scenario(clients=clients("budget"))).participants[0], samples=10)
+    told = participant.task("train", Plan({}, batch), 0, 0, 0.0).instructions
+    assert told.lr == pytest.approx(0.05 * share, rel=1e-15)
+
+
+def test_a_round_under_fedprox_is_planned_and_charged_with_its_pull():
+    participant = enrolled(scenario(clients=clients("budget"))).participants[0]
+    assert participant.cost_under(0.0) is participant.cost
+    assert participant.cost_under(0.1).workloads is participant.cost.workloads.pulled
+    assert participant.cost.workloads.pulled.proximal
 
 
 def test_batteries_start_between_the_shares_that_the_scenario_says_and_keep_their_reserve():

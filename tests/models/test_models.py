@@ -6,6 +6,7 @@ import re
 import pytest
 import torch
 import torch.nn.functional as F
+from pydantic import ValidationError
 from torch import nn
 
 from fedapt.cost.shapes import layer_shapes
@@ -197,3 +198,14 @@ def test_padding_does_not_change_what_the_text_model_says():
     model = build(MODELS["text"](), DataShape((3,), 4, 50), 0)
     torch.testing.assert_close(model(torch.tensor([[7, 9]])), model(torch.tensor([[7, 9, 0, 0, 0]])))
     assert model(torch.zeros(1, 3, dtype=torch.int64)).isfinite().all()
+
+
+@pytest.mark.parametrize("name", [name for name in MODELS if name != "cnn"])
+def test_no_layer_can_be_wider_than_torch_can_count_its_weights(name):
+    for option, value in HYPER.get(name, {"width": 5}).items():
+        too_wide = [10**6 + 1] if isinstance(value, list) else 10**6 + 1
+        with pytest.raises(ValidationError):
+            MODELS[name](**{option: too_wide})
+    widest = {option: [10**6] if isinstance(value, list) else 10**6 for option, value in HYPER.get(name, {"width": 5}).items()}
+    with torch.device("meta"):
+        assert sum(values.numel() for values in build(MODELS[name](**widest), PUBLISHED[name], 0).parameters()) < 2**63

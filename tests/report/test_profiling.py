@@ -65,6 +65,12 @@ def test_what_cannot_be_written_is_refused_before_anything_is_measured(name, sen
     assert (tmp_path / "there.yaml").read_text() == "mine"
 
 
+def test_more_threads_than_cores_are_refused_before_anything_is_measured(tmp_path, monkeypatch):
+    monkeypatch.setattr(profiling, "measured_profile", None)
+    with pytest.raises(SetupError, match=r"--threads 100000: fedapt may use \d+ cores? here"):
+        made(tmp_path / "desk.yaml", threads=100_000)
+
+
 def test_a_file_is_replaced_by_force(tmp_path):
     (tmp_path / "desk.yaml").write_text("mine")
     made(tmp_path / "desk.yaml", force=True)

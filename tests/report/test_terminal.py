@@ -154,6 +154,10 @@ def test_an_encoding_without_a_character_does_not_end_the_run() -> None:
     assert bytes_out.getvalue() == b"Ger\\xe4t\n"
 
 
+def test_a_run_in_which_nobody_took_part_has_no_costs() -> None:
+    assert "Costs     none" in final_screen(sources={})
+
+
 def test_mixed_origins_name_the_more_frequent_first() -> None:
     sources = {"energy": {"measured": 1, "modelled": 5}, "time": {"modelled": 6}, "memory": {}, "bytes": {"measured": 6}}
     assert origins(sources) == "energy modelled and measured; time modelled; bytes measured"
