@@ -193,9 +193,7 @@ class Run:
         """Return (group, what its clients chose and why, how many rounds of clients), the most frequent first."""
         import pandas
 
-        parts = [
-            table.to_pandas() for path in self.ledger_parts for table in read_batches(path, ["group", "status", "choice"])
-        ]
+        parts = [table.to_pandas() for path in self.ledger_parts for table in read_batches(path, ["group", "status", "choice"])]
         rows = pandas.concat(parts) if parts else pandas.DataFrame(columns=["group", "status", "choice"])
         counts = rows[rows["status"] == "ok"].value_counts(["group", "choice"])
         return [(str(group), str(choice), int(count)) for (group, choice), count in counts.head(most).items()]

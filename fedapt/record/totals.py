@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
@@ -27,6 +28,8 @@ SUMMED = (
     "steps",
     "macs",
 )
+# With the prefix of a unit: 950 uJ and 1.2 mJ are one cause.
+_NUMBER = re.compile(r"\d[\d.]*(e[+-]?\d+)?( [munkMG]?i?(?=[JB]))?")
 TABLES = ("linear", "horowitz", "bitops")
 COSTS = {"energy": "energy_j", "time": "time_s", "memory": "memory_bytes", "bytes": "downlink_bytes"}
 
@@ -46,7 +49,9 @@ class Spread:
 
 @dataclass(frozen=True)
 class Cause:
-    """Why clients did not contribute: how often, and which clients (sorted)."""
+    """Why clients did not contribute: how often, and which clients (sorted). Reasons that differ in numbers alone are one cause,
+    told as it was first.
+    """
 
     status: str
     reason: str
@@ -159,7 +164,7 @@ class Totals:
         self._all = _Sums("")
         self._groups: dict[str, _Sums] = {}
         self._statuses: Counter[str] = Counter()
-        self._causes: dict[tuple[str, str], Counter[int]] = {}
+        self._causes: dict[tuple[str, str], tuple[str, Counter[int]]] = {}
         self._tables = dict.fromkeys(TABLES, 0.0)
         self._sources: dict[str, Counter[str]] = {cost: Counter() for cost in COSTS}
 
@@ -170,7 +175,7 @@ class Totals:
             self._groups.setdefault(row.group, _Sums(row.profile)).add(row)
             self._statuses[row.status] += 1
             if row.status != "ok":
-                self._causes.setdefault((row.status, row.reason), Counter())[row.client] += 1
+                self._causes.setdefault((row.status, _NUMBER.sub("", row.reason)), (row.reason, Counter()))[1][row.client] += 1
             for table in TABLES:
                 self._tables[table] += getattr(row, f"energy_{table}_j")
             for cost, figure in COSTS.items():
@@ -209,7 +214,8 @@ class Totals:
 
     def _sorted_causes(self) -> tuple[Cause, ...]:
         causes = [
-            Cause(status, reason, clients.total(), tuple(sorted(clients))) for (status, reason), clients in self._causes.items()
+            Cause(status, reason, clients.total(), tuple(sorted(clients)))
+            for (status, _), (reason, clients) in self._causes.items()
         ]
         return tuple(sorted(causes, key=lambda cause: (-cause.count, cause.status, cause.reason)))
 

@@ -106,3 +106,13 @@ def test_rows_are_ordered_by_round_client_and_attempt() -> None:
         (0, 2, 1),
         (1, 0, 1),
     ]
+
+
+def test_reasons_that_differ_in_numbers_alone_are_one_cause() -> None:
+    reasons = ["needs 950 uJ for a round, has 12 uJ", "needs 1.2 mJ for a round, has 0 J", "needs 3 KiB of memory, has 2 KiB"]
+    totals = Totals()
+    totals.add([LedgerRow(0, client, 0, "a", "p", "refused", reason) for client, reason in enumerate(reasons)])
+    assert [(cause.reason, cause.count, cause.clients) for cause in totals.summarise([], []).causes] == [
+        (reasons[0], 2, (0, 1)),
+        (reasons[2], 1, (2,)),
+    ]
