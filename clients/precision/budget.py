@@ -14,8 +14,10 @@ the mean, the layer asks for one bit more. Minimising the bits over all weights 
 all layers; the mean is over weights, so small layers near the input and the output get more bits, as is usually done by hand.
 No layer asks for less than `least_bits`: four cost nothing in our pilots, and three cost some of the first rounds' progress.
 
-**The projection** takes bits where that costs least for each byte, or each joule, saved: noise in the loss of a layer goes with
-N_l * e_l^2, and quarters with each bit. If the lowest bits do not fit, batches shrink, each applied at once because there is no
+**The projection** takes bits where that costs least for each byte, or each joule, saved. The noise of a weight quarters with each
+bit, relative to its channel's range, and all weights count alike: sensitivities learned from Gavg, N_l * e_l^2, were tried and
+lost, for embeddings most, whose rows have no gradient where a client lacks their words (Banking77, 4 bits on average: 84.3 %
+alike, 79 to 81 % by sensitivity). If the lowest bits do not fit, batches shrink, each applied at once because there is no
 room to accumulate, then the first layers freeze, and then the client is refused with the numbers.
 """
 
@@ -42,7 +44,7 @@ class Budget(Policy):
     ladder: ClassVar[tuple[str, ...]] = ("bits", "micro_batch", "freeze")
 
     kind: Literal["budget"] = "budget"
-    grid: GridOptions = Field(default=GridOptions(headroom=1.2), description="how codes are laid over the weights")
+    grid: GridOptions = Field(default=GridOptions(headroom=1.35), description="how codes are laid over the weights")
     least_bits: Width = Field(default=4, description="no layer asks for less, and all ask for this in the first round")
     most_bits: Width = Field(default=12, description="no layer asks for more")
     lowest_bits: Width = Field(default=3, description="the client's budget pushes no layer below")
@@ -80,8 +82,7 @@ class Budget(Policy):
         for name in observed:
             finer = max(1.0, math.sqrt(loss_of_a_code[name] / mean)) if mean > 0 else 1.0
             bits[name] = self._bits(name, wish.bits[name], self.least_step * finer / evidence.updates, evidence)
-        sensitivity = {name: evidence.weights[name] * loss_of_a_code[name] ** 2 for name in observed}
-        return replace(moved(wish, bits), sensitivity=sensitivity if all(sensitivity.values()) else {})
+        return moved(wish, bits)
 
     def _bits(self, name: str, bits: int, needed: float, evidence: Evidence) -> int:
         if evidence.lr * evidence.gavg_at(name, bits) < needed:

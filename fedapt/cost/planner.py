@@ -12,7 +12,7 @@ import numpy as np
 from fedapt.cost.ladder import LADDER, Draft, halves
 from fedapt.cost.peaks import Array
 from fedapt.cost.profiles import Profile
-from fedapt.cost.projection import Chosen, Way, Widths, readable_bytes, readable_joules
+from fedapt.cost.projection import NOISE, Chosen, Way, Widths, readable_bytes, readable_joules
 from fedapt.cost.trace import WIDTHS
 from fedapt.cost.workload import Workloads
 from fedapt.quant.grid import LOWEST_BITS
@@ -120,14 +120,34 @@ class _Budget:
     widths: Widths
 
     def closest(self, draft: Draft) -> _Need:
-        """Return the first widths on the way down that fit both budgets, or else those that exceed them least.
+        """Return widths that fit both budgets with the least noise found, or else those that exceed them least.
+
+        A way down takes whole layers' bits, and its last step may take far more than is missing. So where memory is short, ways
+        that begin with one layer lower are tried too: a small layer's bits may spare a large one a step.
+        """
+        need = self._down(draft, self._start)
+        if not draft.lowered or self.excess(need) > 1.0 or self._limit_j < math.inf:
+            return need
+        others = [need]
+        for layer in np.flatnonzero(need.chosen > self._floor):
+            for place in range(self._floor[layer], need.chosen[layer]):
+                start = self._start.copy()
+                start[layer] = place
+                others.append(self._down(draft, start))
+        return min((other for other in others if self.excess(other) <= 1.0), key=self._noise)
+
+    def _noise(self, need: _Need) -> float:
+        return float(self._minded @ NOISE[need.chosen])
+
+    def _down(self, draft: Draft, start: Chosen) -> _Need:
+        """Return the first widths on the way down from `start` that fit both budgets, or else those that exceed them least.
 
         Bits are taken by the bytes that they save until the memory fits, and from there by the joules. Whatever the order, the
         lowest widths are the end of the way, so where these cost too many joules no other is tried.
         """
         widths = draft.workload.widths
-        floor = self._floor if draft.lowered else self._start
-        way = widths.way_by_bytes(self._start, floor, self._minded)
+        floor = np.minimum(self._floor, start) if draft.lowered else start
+        way = widths.way_by_bytes(start, floor, self._minded)
         resident = self._resident(draft, way)
         joules = self._joules(draft, way, resident)
         fitting = np.flatnonzero(resident <= self.demand.memory_budget)

@@ -164,7 +164,6 @@ def test_budget_gives_a_layer_whose_codes_weigh_sixteen_times_the_mean_two_bits_
         wish = Budget().adapt(wish, evidence(gavg, step=step, weights={"small": 1, "large": 10**6}))
     # 0.015 is first exceeded at 6 bits (0.1 * 31 / 127 = 0.024), 0.06 at 8 bits (0.1).
     assert wish.bits == {"small": 8, "large": 6}
-    assert wish.sensitivity["large"] / wish.sensitivity["small"] == pytest.approx(10**6 / 16**2)
 
 
 def test_budget_asks_for_more_bits_the_fewer_updates_are_averaged():

@@ -54,12 +54,12 @@ def test_a_wish_that_fits_is_granted_without_a_word(model):
     assert model.plan(exact) == Plan(dict(asked.wish), 32)
 
 
-def test_one_byte_too_few_takes_a_bit_of_the_largest_layer(model):
-    """Layers of 800, 1200 and 150 weights."""
+def test_one_byte_too_few_takes_a_bit_of_the_smallest_layer(model):
+    """Layers of 800, 1200 and 150 weights: its noise weighs least."""
     asked = demand(model)
     plan = model.plan(demand(model, memory_budget=needs(model, asked)[0] - 1))
-    assert plan.bits == {"0": 8, "2": 7, "4": 8}
-    assert plan.reason.startswith("8 bits lowered to 7.44 on average: ")
+    assert plan.bits == {"0": 8, "2": 8, "4": 7}
+    assert plan.reason.startswith("8 bits lowered to 7.93 on average: ")
     assert plan.reason.endswith(" of memory")
 
 
@@ -167,7 +167,7 @@ def test_a_bit_of_a_copy_saves_memory_but_no_message(device):
     model = CostModel(workloads((20, 40, 5), master=True), device)
     asked = demand(model)
     plan = model.plan(demand(model, memory_budget=needs(model, asked)[0] - 1))
-    assert plan.bits == {"0": 7, "2": 8}
+    assert plan.bits == {"0": 8, "2": 7}
     assert model.payload_bytes(plan.bits) == model.payload_bytes(asked.wish)
 
 
