@@ -15,7 +15,7 @@ from fedapt.quant import FLOAT_BITS
 
 # Fixed bits below which updates that are not rounded stochastically are lost: 8x8 digits, methods.md section 1.
 ENOUGH_BITS = {"truncate": 10, "nearest": 8}
-# Three bits cost a point of accuracy at most, two cost more.
+# Three bits cost a few points of accuracy, two most of it.
 GOOD_BITS = 3
 # Shares of free disk and memory that a run should leave alone.
 SPARE = 0.1

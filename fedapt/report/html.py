@@ -83,11 +83,11 @@ def _tiles(run: Run) -> str:
     spread = summary["client_accuracy"]
     statuses = summary["statuses"]
     lost = sum(count for status, count in statuses.items() if status != "ok")
+    by_operands = joules(total["energy_operands_j"])
     best = f"best {percent(summary['best_accuracy'])} after {counted((summary['best_round'] or 0) + 1, 'round')}"
     tiles = [
         ("global accuracy", percent(summary["accuracy"]), best if summary["rounds"] else "no round was completed"),
-        ("energy of all clients", joules(total["energy_j"]), f"{_sources(summary, 'energy')}, by the bits of the weights"),
-        ("the same by both operands", joules(total["energy_operands_j"]), "a float activation makes a float MAC"),
+        ("energy of all clients", joules(total["energy_j"]), f"{_sources(summary, 'energy')}; {by_operands} by both operands"),
         ("bytes moved", byte_count(total["downlink_bytes"] + total["uplink_bytes"]), _sources(summary, "bytes")),
         ("simulated time", seconds(summary["simulated_time_s"]), f"{seconds(summary['wall_s'])} on the machine that ran it"),
         ("peak memory of a client", memory(total["memory_bytes"]), _sources(summary, "memory")),
