@@ -2,6 +2,7 @@
 
     python -m bench.claims                         three data sets, two settings, three seeds: an hour or two on two cores
     python -m bench.claims --quick                 a look at two data sets with one seed, under five minutes
+    python -m bench.claims --output DIR            all of it afresh: what is committed in bench/results/claims is not run again
     python -m bench.claims --tasks cifar10 --settings federated
 
 Finished cells are kept in OUTPUT/cells.jsonl and not run again; OUTPUT/claims.md is the table.
@@ -28,6 +29,11 @@ from fedapt.record.files import append, write_whole
 from fedapt.record.tables import as_json
 
 SETTINGS = ("federated", "single")
+CONDITIONS = """\
+Federated: 100 clients, Dirichlet 0.3, ten a round, one local epoch, batch 32. Single: one client, an epoch a round; between
+rounds the server keeps its model in float, so this is more than a lone device. Accuracy is the mean of the last three scores on 5,000
+test samples. Models, learning rates, samples and rounds are in bench/claims/arms.py. Bits are the highest of any round; where a
+client has fewer samples than a batch, its memory allows more of them, and `budget` takes them."""
 
 
 def main() -> None:
@@ -93,7 +99,7 @@ def _cell(row: dict[str, Any]) -> Cell:
 
 def report(results: pandas.DataFrame) -> list[str]:
     """Return the tables as Markdown."""
-    lines = ["# Claims, and what was measured", ""]
+    lines = ["# Claims, and what was measured", "", CONDITIONS, ""]
     if "failure" in results:
         lost = results[results["failure"].notna()]
         for row in lost.itertuples():
