@@ -31,9 +31,9 @@ from fedapt.record.tables import as_json
 SETTINGS = ("federated", "single")
 CONDITIONS = """\
 Federated: 100 clients, Dirichlet 0.3, ten a round, one local epoch, batch 32. Single: one client, an epoch a round; between
-rounds the server keeps its model in float, so this is more than a lone device. Accuracy is the mean of the last three scores on 5,000
-test samples. Models, learning rates, samples and rounds are in bench/claims/arms.py. Bits are the highest of any round; where a
-client has fewer samples than a batch, its memory allows more of them, and `budget` takes them."""
+rounds the server keeps its model in float, so this is more than a lone device. Accuracy is the mean of the last three scores
+on 5,000 test samples. Models, learning rates, samples and rounds are in bench/claims/arms.py. Bits are the highest of any
+round; where a client has fewer samples than a batch, its memory allows more of them, and `budget` takes them."""
 
 
 def main() -> None:
