@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Literal, TypeVar
 
-import torch
-
 from fedapt.clients.faulty import Faults
+from fedapt.cost.stopwatch import threads
 from fedapt.data import Federation
 from fedapt.enrolment import Enrolment
 from fedapt.environment import usable_cores
@@ -75,7 +73,7 @@ def trial(scenario: Scenario, federation: Federation, enrolment: Enrolment, arra
     """Time one client of each kind, and an evaluation on a part of the test set."""
     identify_process()
     paces: dict[int, Pace] = {}
-    with _threads(scenario.engine.threads):
+    with threads(scenario.engine.threads):
         for alike in _alike(enrolment, tasks):
             # The one with the middle number of samples.
             chosen = sorted(alike, key=lambda client: tasks[client].samples)[len(alike) // 2]
@@ -143,14 +141,3 @@ def _test_s(scenario: Scenario, federation: Federation, arrays: Arrays) -> float
 def _evaluations(rounds: int, every: int | None) -> int:
     """Return after how many rounds something is evaluated that always is after the last one."""
     return 1 if every is None else -(-rounds // every)
-
-
-@contextmanager
-def _threads(count: int) -> Iterator[None]:
-    """Compute on as many threads as the run's workers will."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

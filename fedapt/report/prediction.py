@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import TextIO
 
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
 from fedapt.check.prediction import GroupForecast, Prediction, Totals, gather, predict
@@ -18,7 +17,7 @@ from fedapt.errors import RunFailed
 from fedapt.record.files import write_whole
 from fedapt.record.tables import as_json
 from fedapt.report.figures import byte_count, counted, decimal, harmless, joules, memory, seconds
-from fedapt.report.terminal import wrapped
+from fedapt.report.terminal import figure_table, wrapped
 from fedapt.scenario import Scenario
 
 LABEL = 11
@@ -61,7 +60,7 @@ def show(prediction: Prediction, console: Console) -> None:
     groups = prediction.groups[:MOST_GROUPS]
     for headings, cells in ((CLIENTS, _client_cells), (COSTS, _cost_cells)):
         console.print()
-        console.print(_table(headings, [cells(group) for group in groups], console.width))
+        console.print(figure_table(headings, [cells(group) for group in groups], console.width))
     if len(prediction.groups) > MOST_GROUPS:
         printer.labelled("", f"and {counted(len(prediction.groups) - MOST_GROUPS, 'more group')}: --json has all of them")
     console.print(Text("Medians over the clients that fit; the peak is the highest.", style="dim"))
@@ -182,16 +181,3 @@ def _verdict(prediction: Prediction) -> str:
         return f"{prediction.name} cannot run: its first rounds would be empty"
     told = f", {counted(count, 'warning')}" if count else ""
     return f"{prediction.name} can run{told}"
-
-
-def _table(headings: Sequence[str], rows: Sequence[Sequence[str]], width: int) -> Table:
-    """Return a table whose first column gives way to the numbers."""
-    gap = 2 if width >= 90 else 1
-    numbers = sum(gap + max(len(cells[column]) for cells in [*rows, headings]) for column in range(1, len(headings)))
-    table = Table(box=None, pad_edge=False, padding=(0, gap, 0, 0), header_style="bold")
-    table.add_column(headings[0], overflow="ellipsis", no_wrap=True, max_width=max(width - numbers, 8))
-    for heading in headings[1:]:
-        table.add_column(heading, justify="right", no_wrap=True)
-    for cells in rows:
-        table.add_row(*map(Text, cells))
-    return table

@@ -184,15 +184,22 @@ def _group_table(summary: Summary, width: int) -> Table:
     hidden = len(summary.groups) - len(dearest)
     if hidden:
         rows.append([f"({counted(hidden, 'more group')})", *[""] * (len(total) - 1)])
+    return figure_table(HEADINGS, rows, width, total)
+
+
+def figure_table(headings: Sequence[str], rows: Sequence[Sequence[str]], width: int, total: Sequence[str] = ()) -> Table:
+    """Return a table whose first column gives way to the numbers; total: a last line in bold."""
     gap = 2 if width >= 90 else 1
-    numbers = sum(gap + max(len(row[column]) for row in [*rows, total, HEADINGS]) for column in range(1, len(HEADINGS)))
+    lines = [headings, *rows, *([total] if total else [])]
+    numbers = sum(gap + max(len(cells[column]) for cells in lines) for column in range(1, len(headings)))
     table = Table(box=None, pad_edge=False, padding=(0, gap, 0, 0), header_style="bold")
-    table.add_column(HEADINGS[0], overflow="ellipsis", no_wrap=True, max_width=max(width - numbers, 8))
-    for heading in HEADINGS[1:]:
+    table.add_column(headings[0], overflow="ellipsis", no_wrap=True, max_width=max(width - numbers, 8))
+    for heading in headings[1:]:
         table.add_column(heading, justify="right", no_wrap=True)
-    for row in rows:
-        table.add_row(*map(Text, row))
-    table.add_row(*map(Text, total), style="bold")
+    for cells in rows:
+        table.add_row(*map(Text, cells))
+    if total:
+        table.add_row(*map(Text, total), style="bold")
     return table
 
 
