@@ -1,24 +1,42 @@
 """Server side: one aggregation strategy a file. A new one is one file here and one line in this table."""
 
-import flwr.serverapp.strategy as flower
-
-from fedapt.strategies.stock import least_to_trim, stock
+from fedapt.strategies.adaptive import FedAdagradOptions, FedAdamOptions, FedYogiOptions
+from fedapt.strategies.bulyan import BulyanOptions
+from fedapt.strategies.fedbuff import FedBuffOptions
+from fedapt.strategies.feddyn import FedDynOptions
+from fedapt.strategies.fednova import FedNovaOptions
+from fedapt.strategies.geometric_median import GeometricMedianOptions
+from fedapt.strategies.krum import KrumOptions, MultiKrumOptions
+from fedapt.strategies.median import MedianOptions
+from fedapt.strategies.norm_clipping import NormClippingOptions
+from fedapt.strategies.precision_weighted import PrecisionWeightedOptions
+from fedapt.strategies.q_fedavg import QFedAvgOptions
+from fedapt.strategies.scaffold import ScaffoldOptions
+from fedapt.strategies.stock import FedAvgMOptions, FedAvgOptions, FedProxOptions
 from fedapt.strategies.strategy import StrategyOptions
+from fedapt.strategies.trimmed_mean import TrimmedMeanOptions
 
 if __name__ != "fedapt.strategies":
     raise ImportError("this folder is the package fedapt.strategies: write `import fedapt.strategies`, not `import strategies`")
 
 STRATEGIES: dict[str, type[StrategyOptions]] = {
-    "fedavg": stock(flower.FedAvg, linear=True),
-    "fedavgm": stock(flower.FedAvgM, linear=True),
-    "fedadam": stock(flower.FedAdam, linear=True),
-    "fedadagrad": stock(flower.FedAdagrad, linear=True),
-    "fedyogi": stock(flower.FedYogi, linear=True),
-    "fedprox": stock(flower.FedProx, linear=True),
-    "fedmedian": stock(flower.FedMedian),
-    "fedtrimmedavg": stock(flower.FedTrimmedAvg, least=lambda options: least_to_trim(options.beta)),
-    "krum": stock(flower.Krum, least=lambda options: 2 * options.num_malicious_nodes + 3),
-    "multikrum": stock(flower.MultiKrum, least=lambda options: 2 * options.num_malicious_nodes + 3),
-    "bulyan": stock(flower.Bulyan, least=lambda options: 4 * options.num_malicious_nodes + 3),
-    "qfedavg": stock(flower.QFedAvg),
+    "fedavg": FedAvgOptions,
+    "fedavgm": FedAvgMOptions,
+    "fedadam": FedAdamOptions,
+    "fedadagrad": FedAdagradOptions,
+    "fedyogi": FedYogiOptions,
+    "fedprox": FedProxOptions,
+    "scaffold": ScaffoldOptions,
+    "fednova": FedNovaOptions,
+    "feddyn": FedDynOptions,
+    "q_fedavg": QFedAvgOptions,
+    "median": MedianOptions,
+    "trimmed_mean": TrimmedMeanOptions,
+    "krum": KrumOptions,
+    "multi_krum": MultiKrumOptions,
+    "bulyan": BulyanOptions,
+    "geometric_median": GeometricMedianOptions,
+    "norm_clipping": NormClippingOptions,
+    "precision_weighted": PrecisionWeightedOptions,
+    "fedbuff": FedBuffOptions,
 }

@@ -1,55 +1,59 @@
-"""Flower's own strategies, unchanged: their options are the arguments of their constructors.
+"""Flower's own strategies where they do what their papers say: FedAvg, FedAvgM, FedProx.
 
-Sampling is not theirs here: the Gateway shows them only the cohort of the round, and they take all of it.
+McMahan et al., AISTATS 2017, https://arxiv.org/abs/1602.05629; Hsu et al., 2019, https://arxiv.org/abs/1909.06335, section 4.2,
+with a server learning rate beside it; Li et al., MLSys 2020, https://arxiv.org/abs/1812.06127, with clients weighted by their
+samples instead of drawn by them.
+
+Sampling is not theirs here: the Gateway shows them only the cohort of the round, and they take all of it. It also hands them
+one reply, the exact mean. In an app of their own they add float32 models in the order of arrival, which decides the last bits,
+and one NaN spoils the model.
 """
 
 from __future__ import annotations
 
-import inspect
-import math
-from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import flwr.serverapp.strategy as flower
-from pydantic import create_model
+from pydantic import Field
 
-from fedapt.strategies.strategy import StrategyOptions
-
-WHOLE_COHORT: dict[str, Any] = {
-    "fraction_train": 1.0,
-    "fraction_evaluate": 1.0,
-    "min_train_nodes": 1,
-    "min_evaluate_nodes": 1,
-    "min_available_nodes": 1,
-}
-NOT_OPTIONS = {*WHOLE_COHORT, "weighted_by_key", "arrayrecord_key", "configrecord_key", "train_loss_key", "selection_rule"}
-NOT_OPTIONS |= {"train_metrics_aggr_fn", "evaluate_metrics_aggr_fn"}
+from fedapt.strategies.strategy import WHOLE_COHORT, StrategyOptions
 
 
-def stock(
-    strategy: type[flower.Strategy], *, linear: bool = False, least: Callable[[Any], int] = lambda options: 1
-) -> type[StrategyOptions]:
-    """Return the options of a Flower strategy, read from its constructor; the scenario calls it by its name in lower case.
+class FedAvgOptions(StrategyOptions):
+    """The mean of the updates, weighted by samples: Flower's FedAvg. It withstands nothing: one client can make it anything."""
 
-    least: how many updates it needs, given its options.
-    """
-    name = strategy.__name__
-    options: dict[str, Any] = {}
-    for parameter in inspect.signature(strategy).parameters.values():
-        if parameter.name not in NOT_OPTIONS:
-            options[parameter.name] = (parameter.annotation, ... if parameter.default is parameter.empty else parameter.default)
+    linear: ClassVar[bool] = True
 
-    def build(self: StrategyOptions) -> flower.Strategy:
-        return strategy(**WHOLE_COHORT, **{key: getattr(self, key) for key in options})
+    kind: Literal["fedavg"] = "fedavg"
 
-    body = {"linear": linear, "build": build, "least_updates": property(least), "__module__": __name__}
-    base = type(f"Stock{name}", (StrategyOptions,), body)
-    return create_model(name, __base__=base, __doc__=f"Flower's {name}.", kind=(Literal[name.lower()], name.lower()), **options)  # type: ignore[arg-type]
+    def build(self, **sampling: Any) -> flower.Strategy:
+        """Return Flower's strategy."""
+        return flower.FedAvg(**WHOLE_COHORT | sampling)
 
 
-def least_to_trim(beta: float) -> int:
-    """Return the fewest updates of which a trimmed mean drops one at each end: of fewer it is a plain mean."""
-    if beta <= 0:
-        return 1
-    fewest = math.ceil(1 / beta)
-    return fewest if int(beta * fewest) else fewest + 1
+class FedAvgMOptions(StrategyOptions):
+    """FedAvg with momentum on the server: Flower's FedAvgM."""
+
+    linear: ClassVar[bool] = True
+
+    kind: Literal["fedavgm"] = "fedavgm"
+    server_learning_rate: float = Field(default=1.0, gt=0, description="by what the step is multiplied")
+    server_momentum: float = Field(default=0.9, ge=0, lt=1, description="share of the last step that is taken again")
+
+    def build(self, **sampling: Any) -> flower.Strategy:
+        """Return Flower's strategy."""
+        rates = {"server_learning_rate": self.server_learning_rate, "server_momentum": self.server_momentum}
+        return flower.FedAvgM(**WHOLE_COHORT | sampling | rates)
+
+
+class FedProxOptions(StrategyOptions):
+    """FedAvg whose clients are pulled towards the global model: Flower's FedProx."""
+
+    linear: ClassVar[bool] = True
+
+    kind: Literal["fedprox"] = "fedprox"
+    proximal_mu: float = Field(default=0.01, ge=0, description="mu, how hard clients are pulled; the paper tries 0.001 to 1")
+
+    def build(self, **sampling: Any) -> flower.Strategy:
+        """Return Flower's strategy."""
+        return flower.FedProx(**WHOLE_COHORT | sampling | {"proximal_mu": self.proximal_mu})
