@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
-from flwr.app import ConfigRecord, Context, Message, RecordDict
+import numpy as np
+import torch
+from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 from flwr.clientapp.typing import Mod
 
@@ -19,13 +21,19 @@ def client_app(client_of: Callable[[Context], Client], training_mods: Sequence[M
 
     training_mods: Flower mods around the training, the first one outermost.
 
+    What a client keeps between rounds is in the state of its context, so it stays on its node.
+
     Asked with a query, a node answers with the number of its client.
     """
     app = ClientApp()
 
     @app.train(mods=list(training_mods))
     def train(message: Message, context: Context) -> Message:
-        return answer(message, client_of(context).train(payload(message)))
+        client = client_of(context)
+        client.keeps.update({name: torch.from_numpy(values) for name, values in kept_in(context).items()})
+        data = client.train(payload(message))
+        keep(context, {name: values.numpy() for name, values in client.keeps.items()})
+        return answer(message, data)
 
     @app.evaluate()
     def evaluate(message: Message, context: Context) -> Message:
@@ -36,6 +44,17 @@ def client_app(client_of: Callable[[Context], Client], training_mods: Sequence[M
         return answer(message, str(context.node_config["partition-id"]).encode())
 
     return app
+
+
+def keep(context: Context, arrays: Mapping[str, np.ndarray]) -> None:
+    """Put what a client keeps between its rounds into the state of its context."""
+    if arrays:
+        context.state[RECORD] = ArrayRecord({name: Array(values) for name, values in arrays.items()})
+
+
+def kept_in(context: Context) -> dict[str, np.ndarray]:
+    """Return what `keep` has put there, as arrays that may be written to."""
+    return {name: array.numpy().copy() for name, array in context.state.array_records.get(RECORD, ArrayRecord()).items()}
 
 
 def record(data: bytes) -> RecordDict:

@@ -10,7 +10,7 @@ import itertools
 import math
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -27,6 +27,7 @@ from fedapt.clients.instructions import (
     TrainReport,
     read_instructions,
 )
+from fedapt.clients.link import Compressor
 from fedapt.clients.rooms import report_room
 from fedapt.clients.samples.filter import Filter
 from fedapt.data.examples import Examples
@@ -49,6 +50,8 @@ class Client:
     Training falls into stretches: epochs, or what lies between two adaptations of a client that moves its own layers' bits.
     Statistics are of the last quarter of a stretch: bits are for the gradients that are left when the easy part is learned. A
     range in which more than one code in a hundred clips is laid anew between two stretches.
+
+    keeps: float tensors by layer that outlive a round, of a method that needs them; `train` changes it.
     """
 
     skeleton: Skeleton
@@ -57,6 +60,7 @@ class Client:
     held_out: np.ndarray
     samples: Filter
     continual: Continual
+    keeps: dict[str, Tensor] = field(default_factory=dict)
 
     def train(self, message: bytes) -> bytes:
         """Train the model in the message as its instructions say; return the trained codes with a report."""
@@ -65,15 +69,21 @@ class Client:
         self.skeleton.load(model, copies=instructions.copies, grid=instructions.grid)
         self.skeleton.freeze(instructions.frozen)
         self.skeleton.model.train()
+        key = (instructions.seed, instructions.round, instructions.client)
+        compressor = Compressor(instructions.link, model.weights, self.keeps, torch_stream(key[0], "link", *key[1:]))
+        correction = model.correction
         # It would keep the codes of a layer that is given a new grid, and the floats that the skeleton has copied.
         del model
-        key = (instructions.seed, instructions.round, instructions.client)
-        generator = torch_stream(key[0], "rounding", *key[1:])
-        mu = instructions.proximal_mu
         with (
             torch.random.fork_rng(devices=[]),
             SingleCopySGD(
-                self.skeleton.model, self.skeleton.quantised, instructions.lr, instructions.rounding, generator, proximal=mu
+                self.skeleton.model,
+                self.skeleton.quantised,
+                instructions.lr,
+                instructions.rounding,
+                torch_stream(key[0], "rounding", *key[1:]),
+                proximal=instructions.proximal_mu,
+                correction=correction,
             ) as sgd,
         ):
             # Dropout and its like draw from torch's global state, whatever a client before has left there.
@@ -81,6 +91,8 @@ class Client:
             report = self._learn(sgd, instructions)
         model = self.skeleton.unload()
         _check_finite(model)
+        sent, error = compressor.compress(model.weights)
+        model, report = replace(model, weights=sent), report.model_copy(update={"relative_error": error})
         return _reply(model, report, instructions, message, instructions.most_segments(len(self.rows)))
 
     def evaluate(self, message: bytes) -> bytes:
@@ -116,7 +128,7 @@ class Client:
                 here[len(rows)] += 1
             seen = sgd.take_statistics()
         return TrainReport(
-            samples=len(self.rows),
+            samples=told.seen(len(self.rows)),
             batches=dict(sum(sizes.values(), Counter[int]())),
             train_loss=sum(losses) / len(losses) if losses else None,
             layers={name: _layer_report(name, layer) for name, layer in seen.items()},
@@ -125,7 +137,8 @@ class Client:
 
     def _stretches(self, told: Instructions) -> Iterator[list[np.ndarray]]:
         """Yield the batches between two chances to adapt."""
-        batches = (rows for epoch in range(told.epochs) for rows in self._batches(told, epoch))
+        all_of_them = (rows for epoch in range(told.epochs) for rows in self._batches(told, epoch))
+        batches = itertools.islice(all_of_them, told.most_steps)
         every = told.adaptation.every if told.adaptation else -(-len(self.rows) // told.batch)
         while stretch := list(itertools.islice(batches, every)):
             yield stretch

@@ -6,6 +6,7 @@ its name, the round and the client, so a run with faults is as repeatable as one
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Annotated
 
 from flwr.app import Context, Message
@@ -14,6 +15,7 @@ from pydantic import ConfigDict, Field
 
 from fedapt.clients.app import answer, payload
 from fedapt.clients.instructions import read_instructions
+from fedapt.clients.link import sent_from
 from fedapt.clients.malicious import turned
 from fedapt.cost.profiles import Profile, Rate
 from fedapt.errors import FedaptError
@@ -100,7 +102,7 @@ def faulty(faults: Faults) -> Mod:
     def mod(message: Message, context: Context, call_next: ClientAppCallable) -> Message:
         if not faults.touch_training:
             return call_next(message, context)
-        start, header = from_bytes(payload(message))
+        start, header = from_bytes(payload(message), reader="client")
         told = read_instructions(header)
         here = (told.round, told.client)
         if context.node_config.get("attempt", 1) == 1:
@@ -117,7 +119,8 @@ def faulty(faults: Faults) -> Mod:
         if factor == 1 and not spoil:
             return reply
         end, header = from_bytes(payload(reply))
-        changed = end if factor == 1 else turned(start, end, factor)
+        origin = replace(start, weights=sent_from(start.weights, told.link))
+        changed = end if factor == 1 else turned(origin, end, factor)
         return answer(message, to_bytes(_spoilt(changed) if spoil else changed, header))
 
     return mod

@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, FiniteFloat, ValidationError
 
 from fedapt.clients.adaptation import Adaptation, Width
+from fedapt.clients.link import Link
 from fedapt.errors import DamagedData
 from fedapt.options import Options
 from fedapt.quant import GridOptions, Rounding
@@ -25,7 +26,8 @@ class Instructions(Options):
     """One client's work in one round; `seed`, `round` and `client` key its random streams.
 
     copies: bits of the copy that is computed with, for layers that keep a float master; frozen: modules that are not trained;
-    adaptation: how the client moves its own layers' bits within the round, None if it does not.
+    adaptation: how the client moves its own layers' bits within the round, None if it does not; link: how the model crosses;
+    most_steps: after how many steps it stops, None if it trains on all batches of all epochs.
     """
 
     seed: int
@@ -40,11 +42,21 @@ class Instructions(Options):
     copies: dict[str, Width] = Field(default_factory=dict)
     frozen: list[str] = Field(default_factory=list)
     adaptation: Adaptation | None = None
+    link: Link = Field(default_factory=Link)
+    most_steps: int | None = Field(default=None, ge=1)
 
     def batches(self, samples: int) -> dict[int, int]:
         """Return the sizes of the batches that a client with so many samples trains on, by size and how many of them."""
         whole, rest = divmod(samples, self.batch)
-        return {size: count * self.epochs for size, count in ((self.batch, whole), (rest, 1)) if size and count and self.epochs}
+        an_epoch = whole + bool(rest)
+        steps = an_epoch * self.epochs
+        epochs, more = divmod(steps if self.most_steps is None else min(steps, self.most_steps), max(an_epoch, 1))
+        counts = {self.batch: epochs * whole + min(more, whole), rest: epochs}
+        return {size: count for size, count in counts.items() if size and count}
+
+    def seen(self, samples: int) -> int:
+        """Return how many different samples of so many a client trains on: a client that stops early has not seen all of them."""
+        return samples if self.most_steps is None else min(samples, self.most_steps * self.batch)
 
     def most_segments(self, samples: int) -> int:
         """Return at how many sets of widths a client with so many samples can train; 0 if it adapts none and reports none."""
@@ -88,7 +100,8 @@ class TrainReport(Options):
     """What a client says about its training.
 
     batches: the sizes of the batches it trained on, by size and how many of them; segments: the same by the layers' widths, of a
-    client that adapted them; layers: since it did so last, or in the last epoch.
+    client that adapted them; layers: since it did so last, or in the last epoch; relative_error: squared error of what it sent,
+    relative to what it stands for, of a client that compressed its upload; samples: different ones that it trained on.
     """
 
     kind: Literal["trained"] = "trained"
@@ -97,6 +110,7 @@ class TrainReport(Options):
     train_loss: FiniteFloat | None
     layers: dict[str, LayerReport]
     segments: list[Segment] = Field(default_factory=list)
+    relative_error: FiniteFloat | None = Field(default=None, ge=0)
 
 
 class EvaluateReport(Options):

@@ -9,6 +9,7 @@ from collections.abc import Collection, Iterable
 
 from fedapt.clients.adaptation import Adaptation
 from fedapt.clients.instructions import Instructions, LayerReport, ReplyTo, TrainReport
+from fedapt.clients.link import Link
 from fedapt.quant.grid import HIGHEST_BITS
 from fedapt.quant.wire import DIGEST_DIGITS, room_of
 
@@ -28,6 +29,7 @@ def instructions_room(names: Collection[str], adapted: Collection[str] = ()) -> 
         "grid": {"granularity": "channel", "range": "symmetric", "headroom": LONGEST_NUMBER},
         "copies": dict.fromkeys(names, HIGHEST_BITS),
         "frozen": list(names),
+        "link": _numbers(Link.model_fields) | {"down": "stochastic", "send": "delta", "rounding": "stochastic"},
     }
     if adapted:
         highest = dict.fromkeys(adapted, HIGHEST_BITS)

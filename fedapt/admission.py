@@ -10,12 +10,15 @@ import json
 import math
 from collections import Counter
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import numpy as np
+import torch
 from pydantic import Field, ValidationError
 
 from fedapt.clients.instructions import EvaluateReport, ReplyTo, TrainReport
+from fedapt.clients.link import sent_from
 from fedapt.clients.rooms import report_room
 from fedapt.errors import DamagedData
 from fedapt.options import Options
@@ -29,6 +32,8 @@ if TYPE_CHECKING:
 LONGEST_REASON = 500
 REPORT_BYTES = 4096
 REPORT_BYTES_A_LAYER = 256
+# A scale and a zero, float32.
+SCALE_BYTES = 8
 # The largest float32: what a client computes cannot be larger, and sums over any number of clients stay finite.
 LARGEST_LOSS = float(np.finfo(np.float32).max)
 # Far above any gradient that training survives, and low enough for a running mean to recover from.
@@ -62,6 +67,9 @@ def admit_size(task: Task, message: bytes, reply: bytes, start: QuantisedModel) 
             count = start.weights[layer].shape.numel()
             most += packed_size(count, bits) - packed_size(count, start.weights[layer].bits)
         most += report_room(start.weights, task.instructions.most_segments(task.samples))
+    if (width := task.instructions.link.bits) is not None:
+        shapes = [weight.shape for weight in start.weights.values()]
+        most += sum(packed_size(shape.numel(), width) + SCALE_BYTES * shape[0] + REPORT_BYTES_A_LAYER for shape in shapes)
     if len(reply) > most:
         raise DamagedData(f"the reply has {len(reply)} bytes, at most {most} can answer a message of {len(message)}")
 
@@ -83,6 +91,8 @@ def admit_samples(task: Task, report: TrainReport) -> None:
     """A client may have lost samples, not won some: they are its weight in the mean."""
     if report.samples > task.samples:
         raise DamagedData(f"reports {report.samples} samples, and {task.samples} are registered")
+    if report.samples > (seen := task.instructions.seen(task.samples)):
+        raise DamagedData(f"reports {report.samples} samples, and in the steps it was asked for it could see {seen}")
 
 
 def admit_batches(task: Task, report: TrainReport) -> None:
@@ -138,6 +148,15 @@ def admit_statistics(task: Task, report: TrainReport) -> None:
             raise DamagedData(f"reports a gavg of {layer.gavg:g} in {name}, at most {LARGEST_GAVG:g} is plausible: lower lr")
 
 
+def admit_relative_error(task: Task, report: TrainReport) -> None:
+    """A client that compresses its upload says how much of it is lost; no other does."""
+    asked = task.instructions.link.bits is not None
+    if asked and report.relative_error is None:
+        raise DamagedData("reports no relative_error of its upload, which it was asked to compress")
+    if not asked and report.relative_error is not None:
+        raise DamagedData("reports a relative_error of its upload, which it was not asked to compress")
+
+
 def admit_names(task: Task, start: QuantisedModel, end: QuantisedModel) -> None:
     """The same tensors come back."""
     for sent, back in ((set(start.weights), set(end.weights)), (set(start.floats), set(end.floats))):
@@ -148,10 +167,14 @@ def admit_names(task: Task, start: QuantisedModel, end: QuantisedModel) -> None:
 
 
 def admit_bits(task: Task, start: QuantisedModel, end: QuantisedModel) -> None:
-    """The codes are as wide as they were, or as the client was allowed to make them."""
-    adaptation = task.instructions.adaptation
+    """The codes are as wide as they were, or as the client was allowed to make them, or as its upload is compressed."""
+    adaptation, compressed = task.instructions.adaptation, task.instructions.link.bits
     for name, weight in start.weights.items():
         back = end.weights[name].bits
+        if compressed is not None:
+            if back != compressed:
+                raise DamagedData(f"{name}: was to be compressed to {compressed} bits, came back at {back}")
+            continue
         if back == weight.bits:
             continue
         if adaptation is None:
@@ -166,7 +189,9 @@ def admit_shapes(task: Task, start: QuantisedModel, end: QuantisedModel) -> None
     pairs |= {name: (values.shape, end.floats[name].shape) for name, values in start.floats.items()}
     for name, weight in start.weights.items():
         back = end.weights[name]
-        if isinstance(weight, CodedWeight) and isinstance(back, CodedWeight):
+        if task.instructions.link.bits is not None and isinstance(back, CodedWeight):
+            pairs[f"{name}.scale"] = torch.Size([weight.shape[0]]), back.grid.scale.shape
+        elif isinstance(weight, CodedWeight) and isinstance(back, CodedWeight):
             pairs[f"{name}.scale"] = weight.grid.scale.shape, back.grid.scale.shape
     for name, (sent, came) in pairs.items():
         if sent != came:
@@ -181,7 +206,7 @@ def admit_norm(task: Task, norm: float) -> None:
         raise DamagedData(reason)
 
 
-TRAIN_RULES = (admit_samples, admit_batches, admit_segments, admit_loss, admit_statistics)
+TRAIN_RULES = (admit_samples, admit_batches, admit_segments, admit_loss, admit_statistics, admit_relative_error)
 MODEL_RULES = (admit_names, admit_bits, admit_shapes)
 
 
@@ -215,11 +240,20 @@ def admit_report(task: Task, data: Any) -> TrainReport | EvaluateReport:
     return report
 
 
-def admit_update(task: Task, start: QuantisedModel, end: QuantisedModel) -> tuple[dict[str, np.ndarray], str]:
-    """Return the update, dequantised end minus dequantised start by parameter name, and what is remarkable about it, or ""."""
+def admit_update(
+    task: Task, arrays: Mapping[str, np.ndarray], start: QuantisedModel, end: QuantisedModel
+) -> tuple[dict[str, np.ndarray], str]:
+    """Return the update by parameter name, float32, and what is remarkable about it, or "".
+
+    It is what came back, dequantised, minus what its link counts from: the start as the client got it, the global model `arrays`,
+    or nothing where a compressed change came back.
+    """
     for rule in MODEL_RULES:
         rule(task, start, end)
-    before, after = start.dequantised(), end.dequantised()
+    link = task.instructions.link
+    counted = replace(start, weights=sent_from(start.weights, link))
+    before = arrays if link.send == "model" else counted.dequantised()
+    after = end.dequantised()
     with np.errstate(over="ignore"):
         update = {name: values - before[name] for name, values in after.items()}
     norm = norm_of(update)
@@ -230,7 +264,7 @@ def admit_update(task: Task, start: QuantisedModel, end: QuantisedModel) -> tupl
 def norm_of(update: Update) -> float:
     """Return the L2 norm over all arrays."""
     wide = (values.ravel().astype(np.float64) for values in update.values())
-    return math.sqrt(sum(float(values @ values) for values in wide))
+    return math.sqrt(math.fsum(float(values @ values) for values in wide))
 
 
 def _too_large(admission: Admission, norm: float) -> str:

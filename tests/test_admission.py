@@ -21,6 +21,7 @@ from fedapt.admission import Admission, admit_size, norm_of
 from fedapt.clients.adaptation import Adaptation
 from fedapt.clients.app import answer, payload
 from fedapt.clients.instructions import EvaluateReport, Instructions
+from fedapt.clients.link import Link
 from fedapt.cost.planner import Plan
 from fedapt.errors import DamagedData
 from fedapt.grid.exact_sum import ExactSum
@@ -267,8 +268,8 @@ MESSAGES = {
     "cut short": (lambda reply, request: reply[:-1], ON_ITS_WAY),
     "a byte more": (lambda reply, request: reply + b"\0", ON_ITS_WAY),
     "a flipped bit": (lambda reply, request: reply[:-9] + bytes([reply[-9] ^ 4]) + reply[-8:], ON_ITS_WAY),
-    "a newer protocol": (speaking(3), "^client speaks v3, server v2: upgrade the server$"),
-    "an older protocol": (speaking(1), "^client speaks v1, server v2: upgrade the client$"),
+    "a newer protocol": (speaking(4), "^client speaks v4, server v3: upgrade the server$"),
+    "an older protocol": (speaking(2), "^client speaks v2, server v3: upgrade the client$"),
     "the question": (lambda reply, request: payload(request), "^reply_to: Input should be an object$"),
     "another client's name": (told("reply_to", client=5), "^sent by client 5 under the name of client 2$"),
     "a round to come": (told("reply_to", round=7), "^the reply is to round 7, and this is round 0$"),
@@ -380,7 +381,7 @@ def test_an_update_of_no_samples_is_admitted_and_has_no_weight(linear):
 
 @pytest.mark.parametrize("linear", [True, False])
 def test_a_round_in_which_no_update_has_weight_gives_the_strategy_nothing(linear):
-    wanted = scenario(strategy="fedmedian")
+    wanted = scenario(strategy="median")
     transport = functools.partial(Lying, lie=told("report", samples=0), liars=CLIENTS)
     model, rows, _ = play(wanted, transport, rounds=1, cohort=CLIENTS, linear=linear)
     assert same_bits(model, initial(wanted, enrolled(wanted)))
@@ -576,7 +577,7 @@ def test_any_bytes_are_rejected_in_one_line(data):
     assert outcome.status == "rejected" and outcome.reason.isprintable() and outcome.update is None
 
 
-@pytest.mark.parametrize("strategy", ["fedavg", "fedmedian", {"kind": "krum", "num_malicious_nodes": 1}])
+@pytest.mark.parametrize("strategy", ["fedavg", "median", {"kind": "krum", "num_malicious_nodes": 1}])
 def test_the_order_of_arrival_changes_no_bit(strategy):
     class Shuffled(Inline):
         def exchange(self, arrays, tasks, total):
@@ -588,3 +589,78 @@ def test_the_order_of_arrival_changes_no_bit(strategy):
         models.append(play(wanted, lambda enrolment: Shuffled(enrolment.workshop.open()), rounds=1)[0])
     reference = play(wanted, rounds=1)[0]
     assert all(same_bits(model, reference) for model in models)
+
+
+def compressing(**link):
+    return replace(task(), instructions=TOLD.model_copy(update={"link": Link(**link)}))
+
+
+def uploaded(wanted, bits=3, granularity="channel", model=None, **report):
+    """Return the outcome of a reply whose weights are `ARRAYS` at these bits."""
+    start, message = down(ARRAYS, wanted)
+    grid = GridOptions(granularity=granularity, headroom=1.0)
+    end = model or quantise_arrays(ARRAYS, {"fc": bits}, grid, "nearest", torch.Generator())
+    reply_to = {"round": 3, "client": 5, "digest": digest_of(message)}
+    reply = to_bytes(end, {"report": TRAINED | {"relative_error": 0.5} | report, "reply_to": reply_to})
+    return start, end, receive(ARRAYS, start, wanted, message, reply, None)
+
+
+def test_a_compressed_delta_is_the_update_itself_and_floats_are_counted_from_the_start():
+    _, end, outcome = uploaded(compressing(bits=3))
+    assert (outcome.status, outcome.relative_error, outcome.bits) == ("ok", 0.5, {})
+    np.testing.assert_array_equal(outcome.update["fc.weight"], end.weights["fc"].dequantise().numpy())
+    assert not outcome.update["fc.bias"].any()
+
+
+def test_a_compressed_model_is_counted_from_the_global_model():
+    _, end, outcome = uploaded(compressing(bits=3, send="model"))
+    np.testing.assert_array_equal(outcome.update["fc.weight"], end.weights["fc"].dequantise().numpy() - ARRAYS["fc.weight"])
+
+
+def test_a_whole_model_is_counted_from_the_global_model_and_not_from_the_start():
+    wanted = compressing(send="model")
+    start = down(ARRAYS, wanted)[0]
+    _, _, outcome = uploaded(wanted, model=start, relative_error=None)
+    np.testing.assert_array_equal(outcome.update["fc.weight"], start.dequantised()["fc.weight"] - ARRAYS["fc.weight"])
+    assert outcome.update["fc.weight"].any() and outcome.status == "ok"
+
+
+@pytest.mark.parametrize(("wanted", "upload", "sentence"), [
+    (compressing(bits=3), {"bits": 4}, "fc: was to be compressed to 3 bits, came back at 4"),
+    (compressing(bits=3), {"bits": 32}, "fc: was to be compressed to 3 bits, came back at 32"),
+    (compressing(bits=3), {"granularity": "tensor"}, "fc.scale: expected shape (3,), got (1,)"),
+    (compressing(bits=3), {"relative_error": None}, "reports no relative_error of its upload, which it was asked to compress"),
+    (compressing(bits=3), {"relative_error": -1.0}, "report.relative_error: Input should be greater than or equal to 0"),
+    (task(), {"bits": 5}, "reports a relative_error of its upload, which it was not asked to compress"),
+])  # fmt: skip
+def test_an_upload_that_is_not_as_its_link_says_is_rejected(wanted, upload, sentence):
+    outcome = uploaded(wanted, **upload)[2]
+    assert (outcome.status, outcome.reason, outcome.update) == ("rejected", sentence, None)
+
+
+def test_a_client_that_stops_early_weighs_as_many_samples_as_it_can_have_seen():
+    early = replace(task(), instructions=TOLD.model_copy(update={"most_steps": 1}))
+    found = {}
+    for samples, batches in ((4, {"4": 1}), (7, {"4": 1}), (4, {"4": 2})):
+        start, message = down(ARRAYS, early)
+        header = {"report": TRAINED | {"samples": samples, "batches": batches}}
+        header |= {"reply_to": {"round": 3, "client": 5, "digest": digest_of(message)}}
+        found[samples, batches["4"]] = receive(ARRAYS, start, early, message, to_bytes(start, header), None)
+    assert found[4, 1].status == "ok" and early.planned == {4: 1}
+    assert found[7, 1].reason == "reports 7 samples, and in the steps it was asked for it could see 4"
+    assert found[4, 2].reason == "reports 2 steps, at most 1 were asked for"
+
+
+def test_a_correction_that_comes_back_is_rejected():
+    _, end, _ = uploaded(task(), bits=5, relative_error=None)
+    correction = {name: torch.from_numpy(values) for name, values in ARRAYS.items()}
+    outcome = uploaded(task(), model=replace(end, correction=correction), relative_error=None)[2]
+    assert outcome.status == "rejected" and outcome.reason.startswith("a correction of gradients came back with the reply")
+
+
+def test_a_wide_upload_of_a_narrow_model_is_not_too_long():
+    arrays = {"fc.weight": np.ones((100, 1000), np.float32)}
+    wanted = replace(compressing(bits=16), plan=Plan({"fc": 2}, 4))
+    start, message = down(arrays, wanted)
+    reply = to_bytes(quantise_arrays(arrays, {"fc": 16}, GridOptions(), "nearest", torch.Generator()), {})
+    admit_size(wanted, message, reply, start)

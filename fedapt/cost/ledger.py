@@ -15,6 +15,7 @@ class LedgerRow:
 
     layer_bits, mean_bits: at the end of training; it may have begun at others, and is charged for each step at those it had.
     choice: in words, the bits that were wished, and what the client's budget made of them; batch: of the round, in samples;
+    staleness: steps that the server took while the client was at work; it was asked in round `round - staleness`.
     energy_*_j: under the scenario's table (`energy_j` and its parts), under each table by the width of the weights alone, and
     under the scenario's table by both operands; battery_j: what was left before the round, None without a battery.
     """
@@ -27,6 +28,7 @@ class LedgerRow:
     status: Status
     reason: str = ""
     choice: str = ""
+    staleness: int = 0
     samples: int = 0
     steps: int = 0
     batch: int = 0
@@ -69,9 +71,9 @@ class RoundRecord:
     """What one round achieved.
 
     accuracy, loss: of the global model on the test set, None in a round without evaluation; wish_bits: by layer, what the first
-    client's policy asked for; mean_bits: over the updates that were aggregated; time_s: of the slowest client, in the device's
-    time; memory_bytes: of the client with the highest peak; energy and bytes are sums over the round's ledger rows; wall_s:
-    what the round took here.
+    client's policy asked for; mean_bits: over the updates that were aggregated; time_s: how long the server waited for them, in
+    the devices' time; clock_s: that time at the end of the round, since the run began; memory_bytes: of the client with the
+    highest peak; energy and bytes are sums over the round's ledger rows; wall_s: what the round took here.
     """
 
     round: int
@@ -83,8 +85,10 @@ class RoundRecord:
     cohort: int
     ok: int
     failed: int
+    late: int
     energy_j: float
     time_s: float
+    clock_s: float
     downlink_bytes: int
     uplink_bytes: int
     memory_bytes: int

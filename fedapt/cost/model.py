@@ -85,17 +85,28 @@ class CostModel:
             return {name: Energy(energy.compute_j, energy.movement_j, radio_j) for name, energy in spent.items()}
 
         by_weights, by_operands = energies("weights"), energies("operands")
-        training_s = training_time(trace, batches, self.profile)
         return Cost(
             macs=trace.macs(sum(batches), len(batches)),
             energy=by_weights[self.table],
             energies=by_weights,
             energy_operands=by_operands[self.table],
             energies_operands=by_operands,
-            time=Time(training_s.compute_s, training_s.movement_s, radio_time(self.profile, downlink_bytes, uplink_bytes)),
+            time=self.round_time(bits, batches, downlink_bytes, uplink_bytes, frozen),
             memory=memory,
             memory_container=container,
         )
+
+    def round_time(
+        self,
+        bits: Mapping[str, int],
+        batches: Sequence[int],
+        downlink_bytes: int,
+        uplink_bytes: int,
+        frozen: tuple[str, ...] = (),
+    ) -> Time:
+        """Return the time of a round; arguments as in `training_cost`."""
+        training_s = training_time(self.trace(bits, frozen), batches, self.profile)
+        return Time(training_s.compute_s, training_s.movement_s, radio_time(self.profile, downlink_bytes, uplink_bytes))
 
     def payload_bytes(self, bits: Mapping[str, int]) -> int:
         """Return the bytes of a message that carries the model: codes, scales and zeros, and floats, without framing."""

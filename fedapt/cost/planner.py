@@ -29,7 +29,8 @@ class Demand:
     lowest:          the width below which no layer is pushed; one that is wished lower stays where it is.
     ladder:          the steps that may be taken, names in `LADDER`, in this order.
     buffers_bytes, optimiser_bytes: what is kept beside the model.
-    overhead_bytes:  what a message has beyond codes, scales and float parameters.
+    overhead_bytes:  what a message has beyond codes, scales and float parameters, on average over the round's two.
+    carriers:        how many of the two carry the model at the widths that are planned.
     at_least:        as `lowest`, by layer, where it is more.
     """
 
@@ -45,6 +46,7 @@ class Demand:
     buffers_bytes: int = 0
     optimiser_bytes: int = 0
     overhead_bytes: int = 0
+    carriers: int = 2
     at_least: Mapping[str, int] = field(default_factory=dict)
     on_battery: bool = False
 
@@ -232,7 +234,7 @@ class _Budget:
         of_sample, of_step = way.macs[self.table]
         activations = 2 * (samples * (saved.per_sample + saved.input_per_sample) + steps * saved.fixed)
         moved = (steps * way.moved_bytes + activations) * self._price(resident)
-        radio = 2 * (way.payload + self.demand.overhead_bytes) * profile.radio_j_per_byte.value
+        radio = self._message_bytes(way) * profile.radio_j_per_byte.value
         return np.asarray((samples * of_sample + steps * of_step) * profile.fp32_mac_energy.value + moved + radio)
 
     def _joules_at(self, need: _Need) -> float:
@@ -242,7 +244,11 @@ class _Budget:
     def _messages_j(self, need: _Need) -> float:
         """Return the joules of a round's two messages, which neither samples nor epochs change."""
         there = need.draft.workload.widths.way(need.chosen, need.chosen, self._minded, self.widths.payload)
-        return float(2 * (there.payload[0] + self.demand.overhead_bytes) * self.profile.radio_j_per_byte.value)
+        return float(self._message_bytes(there)[0] * self.profile.radio_j_per_byte.value)
+
+    def _message_bytes(self, way: Way) -> Array:
+        """Return the length of a round's two messages together, at every point of a way."""
+        return np.asarray(self.demand.carriers * way.payload + 2 * self.demand.overhead_bytes)
 
     def _joules_by_layer(self, draft: Draft, resident: float) -> Array:
         """Return the joules of each layer at each width, but for what no width changes."""
@@ -250,7 +256,8 @@ class _Budget:
         samples, steps = self._samples_and_steps(draft)
         macs = samples * widths.macs_sample[self.table] + steps * widths.macs_step[self.table]
         moved = steps * widths.moved_bytes * self._price(resident)
-        return np.asarray(macs * profile.fp32_mac_energy.value + moved + 2 * widths.payload * profile.radio_j_per_byte.value)
+        radio = self.demand.carriers * widths.payload * profile.radio_j_per_byte.value
+        return np.asarray(macs * profile.fp32_mac_energy.value + moved + radio)
 
     @cached_property
     def _start(self) -> Chosen:

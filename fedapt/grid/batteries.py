@@ -32,6 +32,15 @@ class Batteries:
         """Return what a client may spend on a round; None without a battery."""
         return max(self.level_j[client] - self.of[client].reserve_j, 0.0) if client in self.of else None
 
+    def charge(self, client: int, later_s: float = 0.0) -> float | None:
+        """Return the share of what is usable that is left once it has recharged for `later_s`; None without a battery."""
+        if client not in self.of:
+            return None
+        battery = self.of[client]
+        usable_j = battery.capacity_j - battery.reserve_j
+        level_j = min(self.level_j[client] + battery.recharge_w * later_s, battery.capacity_j)
+        return max(level_j - battery.reserve_j, 0.0) / usable_j if usable_j > 0 else 0.0
+
     def pass_round(self, rows: Sequence[LedgerRow], seconds: float) -> None:
         """Drain what each client spent in a round, then recharge all of them for as long as it took."""
         for row in rows:

@@ -7,22 +7,23 @@ that happens elsewhere.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
-from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
+from flwr.app import Message, RecordDict
 from flwr.serverapp import Grid
 
 from fedapt.clients.instructions import EvaluateReport, TrainReport
+from fedapt.clock.synchronous import NOT_NEEDED, NOT_ONE_STEP, Synchronous
 from fedapt.cost.ledger import LedgerRow
 from fedapt.cost.planner import Refusal
 from fedapt.grid.batteries import Batteries
 from fedapt.grid.exact_sum import ExactSum
 from fedapt.grid.flower import EVALUATE, TRAIN, identify_process, instruction
 from fedapt.grid.participant import Participant
+from fedapt.grid.post import Order, all_corrected, broadcasts, mean_reply, reply_of, update_replies
 from fedapt.grid.visit import Arrays, Outcome, Task, add_up
 from fedapt.grid.wishes import Observation, Wishes
 
@@ -40,7 +41,9 @@ class Transport(Protocol):
 class Gateway(Grid):
     """linear: the strategy only averages, and is handed one reply, the exact weighted mean.
 
-    deadline_s: device time, as the cost model has it, after which a trained update comes too late.
+    corrects: the strategy corrects gradients: a client for which it has no correction yet gets one of zeros, so that what a round
+    costs a client is known before its first.
+    clock: for whom the server waits, in the devices' time; per_round: how many updates it wants.
     """
 
     def __init__(
@@ -51,23 +54,30 @@ class Gateway(Grid):
         seed: int,
         *,
         linear: bool,
-        deadline_s: float | None = None,
+        corrects: bool = False,
+        clock: Synchronous | None = None,
+        per_round: int = 1,
         batteries: Batteries | None = None,
         on_outcome: Callable[[Outcome], None] = lambda outcome: None,
     ) -> None:
         identify_process()
         self.participants, self.wishes, self.batteries = participants, wishes, batteries or Batteries()
         self._transport, self._seed, self._linear, self._on_outcome = transport, seed, linear, on_outcome
-        self._deadline_s = deadline_s
-        self._round, self._nodes = 0, list(participants)
+        self._corrects = corrects
+        self._clock, self._per_round = clock or Synchronous(), per_round
+        self._round, self._nodes, self._now_s = 0, list(participants), 0.0
         self._pushed: dict[str, Message] = {}
-        self.outcomes: list[Outcome] = []
+        self.evaluated: dict[int, EvaluateReport] = {}
         self.rows: list[LedgerRow] = []
+        self.client_states: dict[int, dict[str, np.ndarray]] = {}
 
-    def open_round(self, round: int, nodes: Sequence[int]) -> None:
-        """Show these clients, and no others, to the strategy; forget what the last round left in `outcomes` and `rows`."""
-        self._round, self._nodes = round, sorted(nodes)
-        self.outcomes, self.rows = [], []
+    def open_round(self, round: int, nodes: Sequence[int], now_s: float = 0.0) -> None:
+        """Show these clients, and no others, to the strategy; forget what the last round left in `evaluated` and `rows`.
+
+        now_s: simulated time at which the round begins.
+        """
+        self._round, self._nodes, self._now_s = round, sorted(nodes), now_s
+        self.evaluated, self.rows = {}, []
 
     def get_node_ids(self) -> list[int]:
         """Return the clients of this round in order."""
@@ -79,75 +89,127 @@ class Gateway(Grid):
         Clients that failed, or whose reply was not admitted, are missing from the replies and are in `rows` with the reason.
         """
         replies: list[Message] = []
-        for content, kind, clients in _broadcasts(messages):
-            arrays = {name: np.asarray(array.numpy()) for name, array in next(iter(content.array_records.values())).items()}
-            config = next(iter(content.config_records.values()), ConfigRecord())
-            tasks = self._tasks(clients, kind, config)
-            total = ExactSum() if self._linear and kind == TRAIN else None
-            outcomes = []
-            for outcome in self._outcomes(arrays, tasks, total):
-                outcomes.append(outcome)
-                self._on_outcome(outcome)
-            outcomes.sort(key=lambda outcome: (outcome.client, outcome.attempt))
-            self.outcomes += outcomes
+        for arrays, kind, orders in broadcasts(messages):
             if kind == EVALUATE:
-                replies += [_evaluation(outcome) for outcome in outcomes if isinstance(outcome.report, EvaluateReport)]
-                continue
-            self._record(tasks, outcomes)
-            trained = [outcome for outcome in outcomes if outcome.status == "ok" and isinstance(outcome.report, TrainReport)]
-            replies += _mean_reply(arrays, trained, total) if total is not None else _replies(arrays, trained)
+                replies += self._evaluate(arrays, orders)
+            else:
+                replies += self._train(arrays, all_corrected(arrays, orders) if self._corrects else orders)
         return replies
 
-    def _tasks(self, clients: Sequence[int], kind: str, config: ConfigRecord) -> list[Task]:
+    def _train(self, arrays: Arrays, orders: Sequence[Order]) -> list[Message]:
+        tasks = self._tasks(orders, TRAIN)
+        total = ExactSum() if self._linear else None
+        outcomes = self._play(self._outcomes(arrays, tasks, total))
+        given = {task.client: task for task in tasks}
+        for outcome in outcomes:
+            self.rows.append(self._row(given[outcome.client], outcome))
+            if outcome.kept:
+                self.client_states[outcome.client] = outcome.kept
+        trained = [outcome for outcome in outcomes if outcome.status == "ok" and isinstance(outcome.report, TrainReport)]
+        for outcome in trained:
+            self.wishes.observe(self._observation(given[outcome.client], outcome))
+        metrics = [self.participants[outcome.client].metrics(outcome, given[outcome.client]) for outcome in trained]
+        return mean_reply(arrays, trained, metrics, total) if total is not None else update_replies(arrays, trained, metrics)
+
+    def _evaluate(self, arrays: Arrays, orders: Sequence[Order]) -> list[Message]:
+        outcomes = self._play(self._transport.exchange(arrays, self._tasks(orders, EVALUATE), None))
+        self.evaluated = {one.client: one.report for one in outcomes if isinstance(one.report, EvaluateReport)}
+        return [_evaluation(client, report) for client, report in self.evaluated.items()]
+
+    def _play(self, going: Iterable[Outcome]) -> list[Outcome]:
+        """Return what comes of clients' work, in the order of clients and attempts, as soon as all of it is there."""
+        outcomes = []
+        for outcome in going:
+            outcomes.append(outcome)
+            self._on_outcome(outcome)
+        return sorted(outcomes, key=lambda outcome: (outcome.client, outcome.attempt))
+
+    def _tasks(self, orders: Sequence[Order], kind: str) -> list[Task]:
         """Plan each client's work; one that cannot afford a round of training sits it out, and the ledger says so."""
-        proximal_mu = float(config.get("proximal-mu", 0.0))  # type: ignore[arg-type]
         tasks = []
-        for client in clients:
-            participant = self.participants[client]
-            battery_j = self.batteries.usable_j(client) if kind == TRAIN else None
-            plan = participant.plan(self.wishes.of(participant.policy, client), proximal_mu, battery_j)
-            if isinstance(plan, Refusal):
-                self.rows.append(participant.refused(self._round, plan, self.batteries.level_j.get(client)))
+        for order in orders:
+            task = self._task(order, kind)
+            if isinstance(task, LedgerRow):
+                self.rows.append(task)
             else:
-                tasks.append(
-                    participant.task("train" if kind == TRAIN else "evaluate", plan, self._seed, self._round, proximal_mu)
-                )
+                tasks.append(task)
         return tasks
 
+    def _task(self, order: Order, kind: str) -> Task | LedgerRow:
+        """Return a client's work, or the ledger row of one that sits it out."""
+        client, participant = order.client, self.participants[order.client]
+        battery_j = self.batteries.usable_j(client) if kind == TRAIN else None
+        corrected = order.correction is not None
+        plan = participant.plan(self.wishes.of(participant.policy, client), order.proximal_mu, battery_j, corrected=corrected)
+        most_steps, within_s = None, self._clock.partial_within_s
+        if not isinstance(plan, Refusal) and kind == TRAIN and within_s is not None and participant.epochs:
+            most_steps = participant.steps_within(plan, within_s, corrected=corrected)
+            plan = plan if most_steps else Refusal(NOT_ONE_STEP, 0, participant.memory_budget_bytes, None, None)
+        if isinstance(plan, Refusal):
+            return participant.refused(self._round, plan, self.batteries.level_j.get(client))
+        return participant.task(
+            "train" if kind == TRAIN else "evaluate",
+            plan,
+            self._seed,
+            self._round,
+            order.proximal_mu,
+            correction=order.correction,
+            most_steps=most_steps,
+            kept=self.client_states.get(client) if kind == TRAIN else None,
+        )
+
     def _outcomes(self, arrays: Arrays, tasks: Sequence[Task], total: ExactSum | None) -> Iterator[Outcome]:
-        """Yield what the transport does; with a deadline, updates are summed here and not there, for late ones do not count."""
-        if self._deadline_s is None:
+        """Yield what the transport does; where updates may come too late they are summed here and not there."""
+        if not self._clock.waits_less_than_for_all:
             yield from self._transport.exchange(arrays, tasks, total)
             return
         given = {task.client: task for task in tasks}
+        in_time: dict[int, Outcome] = {}
+        times_s: dict[int, float] = {}
         for outcome in self._transport.exchange(arrays, tasks, None):
             if not isinstance(outcome.report, TrainReport):
                 yield outcome
-            elif self._row(given[outcome.client], outcome).time_s > self._deadline_s:
-                reason = f"later than the deadline of {self._deadline_s:g} s of device time"
-                yield replace(outcome, status="late", reason=reason, update=None)
+                continue
+            time_s = self._row(given[outcome.client], outcome).time_s
+            if reason := self._clock.too_late(time_s):
+                yield _late(outcome, reason)
+            elif self._clock.over_select:
+                in_time[outcome.client], times_s[outcome.client] = outcome, time_s
             else:
                 yield outcome if total is None else add_up(outcome, total)
+        for client in self._clock.too_many(times_s, self._per_round):
+            yield _late(in_time.pop(client), NOT_NEEDED)
+        for outcome in in_time.values():
+            yield outcome if total is None else add_up(outcome, total)
 
     def _row(self, task: Task, outcome: Outcome) -> LedgerRow:
         participant = self.participants[outcome.client]
         wish = self.wishes.of(participant.policy, outcome.client)
         return participant.row(self._round, outcome, task, wish, self.batteries.level_j.get(outcome.client))
 
-    def _record(self, tasks: Sequence[Task], outcomes: Sequence[Outcome]) -> None:
-        """Write the ledger rows, and keep for the wishes what admitted updates say."""
-        given = {task.client: task for task in tasks}
-        for outcome in outcomes:
-            task = given[outcome.client]
-            self.rows.append(self._row(task, outcome))
-            if outcome.status == "ok" and isinstance(outcome.report, TrainReport):
-                participant = self.participants[outcome.client]
-                start = task.plan.bits
-                moves = {layer: abs(bits - start[layer]) for layer, bits in outcome.bits.items()}
-                told = Observation(
-                    outcome.client, participant.policy, participant.lr, start | outcome.bits, outcome.report, moves
-                )
-                self.wishes.observe(told)
+    def _observation(self, task: Task, outcome: Outcome) -> Observation:
+        """Return what an admitted update says to the wishes."""
+        assert isinstance(outcome.report, TrainReport)
+        participant, start = self.participants[outcome.client], task.plan.bits
+        moves = {layer: abs(bits - start[layer]) for layer, bits in outcome.bits.items()}
+        return Observation(outcome.client, participant.policy, participant.lr, start | outcome.bits, outcome.report, moves)
+
+    @property
+    def lasted_s(self) -> float:
+        """How long the round's training took, in the devices' time."""
+        return self._clock.lasts_s(self.rows, self._per_round)
+
+    def give_up(self) -> list[LedgerRow]:
+        """Return the rows of clients that are still at work when the run ends."""
+        return []
+
+    def state(self) -> dict[str, Any]:
+        """Return what outlives a round, as plain data."""
+        return {"clients": dict(self.client_states)}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Take what `state` returned; raises ValueError, TypeError or KeyError for anything else."""
+        self.client_states = dict(state["clients"])
 
     def push_messages(self, messages: Iterable[Message]) -> list[str]:
         """Carry messages at once and keep the replies for `pull_messages`."""
@@ -179,52 +241,10 @@ class Gateway(Grid):
         self._transport.close()
 
 
-def _broadcasts(messages: Iterable[Message]) -> Iterator[tuple[RecordDict, str, list[int]]]:
-    """Group messages that carry the same content object: a strategy sends one model to many clients."""
-    groups: dict[tuple[int, str], tuple[RecordDict, list[int]]] = {}
-    for message in messages:
-        key = (id(message.content), message.metadata.message_type)
-        groups.setdefault(key, (message.content, []))[1].append(message.metadata.dst_node_id)
-    for (_, kind), (content, clients) in groups.items():
-        yield content, kind, sorted(clients)
+def _late(outcome: Outcome, reason: str) -> Outcome:
+    return replace(outcome, status="late", reason=reason, update=None)
 
 
-def _mean_reply(arrays: Arrays, trained: Sequence[Outcome], total: ExactSum) -> list[Message]:
-    """Return one reply that stands for all: model plus exact mean update, with the summed weight."""
-    if not total.weight:
-        return []
-    mean = total.mean()
-    model = {name: (values + mean[name]).astype(np.float32) for name, values in arrays.items()}
-    weighed = [
-        (outcome.report.samples, outcome.report.train_loss or 0.0)
-        for outcome in trained
-        if isinstance(outcome.report, TrainReport)
-    ]
-    loss = math.fsum(samples * loss for samples, loss in weighed) / total.weight
-    return [_reply(trained[0].client, TRAIN, model, {"num-examples": total.weight, "train_loss": loss})]
-
-
-def _replies(arrays: Arrays, trained: Sequence[Outcome]) -> list[Message]:
-    """Return one reply for each client that trained, each with arrays of its own: some strategies take them apart."""
-    replies = []
-    for outcome in trained:
-        if isinstance(outcome.report, TrainReport) and outcome.update is not None and outcome.report.samples:
-            model = {name: values + outcome.update[name] for name, values in arrays.items()}
-            metrics = {"num-examples": outcome.report.samples, "train_loss": outcome.report.train_loss or 0.0}
-            replies.append(_reply(outcome.client, TRAIN, model, metrics))
-    return replies
-
-
-def _evaluation(outcome: Outcome) -> Message:
-    report = outcome.report
-    assert isinstance(report, EvaluateReport)
+def _evaluation(client: int, report: EvaluateReport) -> Message:
     metrics = {"num-examples": report.samples, "accuracy": report.correct / max(report.samples, 1), "loss": report.loss}
-    return _reply(outcome.client, EVALUATE, {}, metrics)
-
-
-def _reply(client: int, kind: str, model: Mapping[str, np.ndarray], metrics: Mapping[str, float]) -> Message:
-    """Return a Flower reply as if it came from the client."""
-    content = RecordDict({"metrics": MetricRecord(dict(metrics))})
-    if model:
-        content["arrays"] = ArrayRecord({name: Array(values) for name, values in model.items()})
-    return Message(content=content, reply_to=instruction(RecordDict(), kind, client))
+    return reply_of(client, EVALUATE, {}, metrics)

@@ -9,13 +9,16 @@ from typing import Any
 from fedapt.admission import Admission
 from fedapt.clients.adaptation import Adaptation
 from fedapt.clients.instructions import Instructions, TrainReport
+from fedapt.clients.link import Link
 from fedapt.clients.precision.policy import Policy, Wish
 from fedapt.cost.ledger import LedgerRow
 from fedapt.cost.model import Cost, CostModel
 from fedapt.cost.planner import Demand, Plan, Refusal
 from fedapt.grid.messages import Messages
-from fedapt.grid.visit import Outcome, Task
+from fedapt.grid.visit import Arrays, Outcome, Task
 from fedapt.quant import FLOAT_BITS, HIGHEST_BITS
+
+FLOAT_BYTES = 4
 
 
 @dataclass(frozen=True)
@@ -35,13 +38,18 @@ class Participant:
     energy_budget_j: float | None
     messages: Messages
     admission: Admission = field(default_factory=Admission)
+    link: Link = field(default_factory=Link)
 
     def cost_under(self, proximal_mu: float) -> CostModel:
         """Return what work costs with this pull of FedProx, which takes a float weight beside the gradient."""
         return self.cost.pulled if proximal_mu else self.cost
 
-    def plan(self, wish: Wish, proximal_mu: float = 0.0, battery_j: float | None = None) -> Plan | Refusal:
+    def plan(
+        self, wish: Wish, proximal_mu: float = 0.0, battery_j: float | None = None, *, corrected: bool = False
+    ) -> Plan | Refusal:
         """Plan a round from a wish, within this client's own budget and what its battery may give.
+
+        corrected: whether the strategy corrects the client's gradients, which takes a float beside each weight and parameter.
 
         If the client adapts its own bits, the plan says how far all its layers could rise together.
         """
@@ -57,8 +65,9 @@ class Participant:
             on_battery=battery_j is not None and battery_j == min(limits),
             lowest=self.policy.lowest,
             ladder=self.policy.ladder,
-            buffers_bytes=self._start_bytes(proximal_mu),
-            overhead_bytes=self._overhead_bytes(),
+            buffers_bytes=self._kept_bytes(proximal_mu, corrected),
+            overhead_bytes=self._overhead_bytes(corrected),
+            carriers=1 if self.link.bits else 2,
         )
         cost = self.cost_under(proximal_mu)
         plan = cost.plan(demand)
@@ -66,8 +75,22 @@ class Participant:
             return plan
         return replace(plan, highest=_highest(cost, demand, plan))
 
-    def task(self, kind: str, plan: Plan, seed: int, round: int, proximal_mu: float) -> Task:
-        """Return what the client is asked to do; in smaller batches, each takes its share of a whole batch's step."""
+    def task(
+        self,
+        kind: str,
+        plan: Plan,
+        seed: int,
+        round: int,
+        proximal_mu: float,
+        *,
+        correction: Arrays | None = None,
+        most_steps: int | None = None,
+        kept: Arrays | None = None,
+    ) -> Task:
+        """Return what the client is asked to do; in smaller batches, each takes its share of a whole batch's step.
+
+        correction, kept: as in `Task`; most_steps: after how many steps it stops, None if it does them all.
+        """
         told = Instructions(
             seed=seed,
             round=round,
@@ -80,9 +103,48 @@ class Participant:
             proximal_mu=proximal_mu,
             copies=plan.bits if self.policy.master else {},
             frozen=list(plan.frozen),
-            adaptation=self._adaptation(plan) if kind == "train" else None,
+            adaptation=self._adaptation(plan, most_steps) if kind == "train" else None,
+            link=self.link,
+            most_steps=most_steps,
         )
-        return Task("train" if kind == "train" else "evaluate", plan, told, self.samples, self.held_out, self.admission)
+        wanted = Task("train" if kind == "train" else "evaluate", plan, told, self.samples, self.held_out, self.admission)
+        return replace(wanted, correction=correction, kept=kept or {})
+
+    def message_lengths(self, task: Task, *, corrected: bool) -> tuple[int, int]:
+        """Return the bytes down and up of a task, for a client that keeps the widths in which the model is sent."""
+        told = task.instructions
+        return self.messages.lengths(task.bits, told.grid, told.most_segments(task.samples), told.link.bits, corrected)
+
+    def predicted_time_s(self, plan: Plan, *, corrected: bool = False, most_steps: int | None = None) -> float:
+        """Return the time of a round as the ledger will have it, of a client that does what it is told at the bits it is sent."""
+        task = self.task("train", plan, 0, 0, 0.0, most_steps=most_steps)
+        radio = self.message_lengths(task, corrected=corrected)
+        return self.cost.round_time(plan.bits, _one_by_one(task.planned), *radio, plan.frozen).total_s
+
+    def steps_within(self, plan: Plan, seconds: float, *, corrected: bool = False) -> int:
+        """Return how many steps of the plan's round the client can do, and send, in so many seconds; 0 if none."""
+        least, most = 0, sum(self.task("train", plan, 0, 0, 0.0).planned.values())
+        while least < most:
+            middle = (least + most + 1) // 2
+            if self.predicted_time_s(plan, corrected=corrected, most_steps=middle) <= seconds:
+                least = middle
+            else:
+                most = middle - 1
+        return least
+
+    def metrics(self, outcome: Outcome, task: Task) -> dict[str, float]:
+        """Return what a strategy is told about an admitted update."""
+        assert isinstance(outcome.report, TrainReport)
+        return {
+            "num-examples": outcome.report.samples,
+            "train_loss": outcome.report.train_loss or 0.0,
+            "steps": sum(outcome.report.batches.values()),
+            "lr": task.instructions.lr,
+            "mean_bits": self._mean_bits(task.plan.bits | outcome.bits),
+            "update_variance": outcome.update_variance,
+            "relative_error": outcome.relative_error,
+            "staleness": 0,
+        }
 
     def row(self, round: int, outcome: Outcome, task: Task, wish: Wish, battery_j: float | None = None) -> LedgerRow:
         """Write one attempt down: training is charged as reported, or as the transport says; a message if it was sent."""
@@ -134,16 +196,17 @@ class Participant:
             bytes_source="constant",
         )
 
-    def _adaptation(self, plan: Plan) -> Adaptation | None:
+    def _adaptation(self, plan: Plan, most_steps: int | None = None) -> Adaptation | None:
         """Return how the client adapts its own bits, None if the round ends before it would."""
         epoch = -(-self.samples // plan.batch)
         adaptation = self.policy.adaptation(epoch, plan.highest)
-        return adaptation if adaptation and adaptation.every < self.epochs * epoch else None
+        steps = self.epochs * epoch if most_steps is None else min(self.epochs * epoch, most_steps)
+        return adaptation if adaptation and adaptation.every < steps else None
 
     def _costs(self, outcome: Outcome, task: Task, spent: Mapping[int, int]) -> list[Cost]:
         """Return the cost of each part of the training that had widths of its own; the messages are in the first."""
         mu = task.instructions.proximal_mu
-        plan, cost, buffers = task.plan, self.cost_under(mu), self._start_bytes(mu)
+        plan, cost, buffers = task.plan, self.cost_under(mu), self._kept_bytes(mu, task.correction is not None)
         parts: list[tuple[dict[str, int], Mapping[int, int]]] = [
             (dict(zip(sorted(plan.bits), part.bits, strict=True)), part.batches) for part in outcome.segments
         ]
@@ -159,18 +222,25 @@ class Participant:
         moved = "" if bits == plan.bits else f"{self._mean_bits(bits):.3g} at the end of the round"
         return "; ".join(part for part in (asked + (f" ({wish.why})" if wish.why else ""), plan.reason, moved) if part)
 
-    def _overhead_bytes(self) -> int:
-        """Return what a message has beyond the model, at most: at the widest codes, places take the most digits."""
+    def _overhead_bytes(self, corrected: bool) -> int:
+        """Return what a message has beyond the model, at most: at the widest codes, places take the most digits.
+
+        A compressed upload does not have the planned widths: all of it is beyond the model.
+        """
         epoch = -(-self.samples // self.batch)
         adaptation = self.policy.adaptation(epoch, {})
         segments = -(-self.epochs * epoch // adaptation.every) if adaptation else 0
         wire = FLOAT_BITS if self.policy.master else HIGHEST_BITS
-        lengths = self.messages.lengths(dict.fromkeys(self.messages.weights, wire), self.policy.grid, segments)
-        return -(-sum(lengths) // 2) - self.cost.payload_bytes(dict.fromkeys(self.messages.weights, HIGHEST_BITS))
+        widest = dict.fromkeys(self.messages.weights, wire)
+        lengths = self.messages.lengths(widest, self.policy.grid, segments, self.link.bits, corrected)
+        payload = self.cost.payload_bytes(dict.fromkeys(self.messages.weights, HIGHEST_BITS))
+        return -(-(sum(lengths) - (1 if self.link.bits else 2) * payload) // 2)
 
-    def _start_bytes(self, proximal_mu: float) -> int:
-        """Return what FedProx's pull to the start costs: a float copy of the model as it came."""
-        return 4 * sum(shape.weights + shape.float_parameters for shape in self.cost.shapes) if proximal_mu else 0
+    def _kept_bytes(self, proximal_mu: float, corrected: bool) -> int:
+        """Return what is kept in float beside the model: the start for FedProx's pull, a correction, what the link needs."""
+        weights = sum(shape.weights for shape in self.cost.shapes)
+        whole = weights + sum(shape.float_parameters for shape in self.cost.shapes)
+        return FLOAT_BYTES * (whole * (bool(proximal_mu) + corrected) + weights * self.link.floats_a_weight)
 
     def _mean_bits(self, bits: Mapping[str, int]) -> float:
         weights = {shape.name: shape.weights for shape in self.cost.shapes if shape.name in bits}

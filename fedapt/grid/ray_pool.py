@@ -116,7 +116,7 @@ class RayPool:
         try:
             yield from self._exchange(ray.put(dict(arrays)), tasks, total)
         except RayError as error:
-            raise RunFailed(f"Ray failed: {_cause(error)}; the rounds before are kept") from error
+            raise RunFailed(f"Ray failed: {cause(error)}; the rounds before are kept") from error
 
     def _exchange(self, model: Any, tasks: Sequence[Task], total: ExactSum | None) -> Iterator[Outcome]:
         size = self._chunk or min(LARGEST_CHUNK, -(-len(tasks) // (self._workers * CHUNKS_A_WORKER)))
@@ -162,9 +162,9 @@ class RayPool:
         except RayTaskError as error:
             if isinstance(error.cause, MemoryError):
                 return "its worker ran out of memory"
-            raise RunFailed(f"a worker failed outside of any client's code: {_cause(error)}") from error
+            raise RunFailed(f"a worker failed outside of any client's code: {cause(error)}") from error
         except RayError as error:
-            return f"its worker died: {_cause(error)}"
+            return f"its worker died: {cause(error)}"
         job.progress_s = time.monotonic()
         if isinstance(item, ExactSum):
             job.total = item
@@ -204,7 +204,7 @@ class RayPool:
             try:
                 ray.get(ref)
             except RayError as error:
-                self._last_loss = _cause(error)
+                self._last_loss = cause(error)
             else:
                 self._idle.append(worker)
 
@@ -226,7 +226,7 @@ def start_ray(workers: int) -> None:
     ray._private.worker._worker_logs_enabled = False
 
 
-def _cause(error: Exception) -> str:
+def cause(error: Exception) -> str:
     """Return what a Ray error says of its cause, without the names and guesses that would make equal causes look different."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     telling = [line for line in lines if any(words in line for words in TELLING)]

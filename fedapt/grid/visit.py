@@ -12,10 +12,11 @@ from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import numpy as np
+import torch
 from flwr.app import Context, Message
 
-from fedapt.admission import Admission, admit_report, admit_update, one_line, open_reply
-from fedapt.clients.app import payload, record
+from fedapt.admission import Admission, admit_report, admit_update, norm_of, one_line, open_reply
+from fedapt.clients.app import keep, kept_in, payload, record
 from fedapt.clients.faulty import Dropped
 from fedapt.clients.instructions import EvaluateReport, Instructions, Segment, TrainReport
 from fedapt.clients.rooms import instructions_room
@@ -24,6 +25,7 @@ from fedapt.cost.planner import Plan
 from fedapt.errors import DamagedData
 from fedapt.grid.exact_sum import ExactSum
 from fedapt.grid.flower import context_of, instruction, why_failed
+from fedapt.grid.noise import update_noise
 from fedapt.grid.reasons import reason_of
 from fedapt.quant import FLOAT_BITS
 from fedapt.quant.wire import QuantisedModel, quantise_arrays, to_bytes
@@ -38,6 +40,8 @@ class Task:
     """What one client is asked to do.
 
     samples, held_out: how many the client is registered with; attempt: from 1, it changes no bit of the result.
+    correction: what the client adds to its gradients, float32 by parameter name, shaped like the model.
+    kept: what a simulated client has kept from its rounds before; a board has that itself.
     """
 
     kind: Literal["train", "evaluate"]
@@ -47,6 +51,8 @@ class Task:
     held_out: int
     admission: Admission
     attempt: int = 1
+    correction: Arrays | None = None
+    kept: Arrays = field(default_factory=dict)
 
     @property
     def client(self) -> int:
@@ -72,6 +78,8 @@ class Outcome:
     spent: of an attempt without a report, the batches that are charged, by size and how many of them.
     update: float32 arrays by parameter name, absent where a transport has already summed it.
     bits, segments: of a client that adapted its bits, those at the end by layer, and what it trained at which.
+    update_variance, relative_error: of an update, as `update_noise` has it.
+    kept: what a simulated client keeps until it trains again, whether its reply was admitted or not; None if it did not train.
     """
 
     client: int
@@ -87,16 +95,20 @@ class Outcome:
     spent: Mapping[int, int] = field(default_factory=dict)
     bits: dict[str, int] = field(default_factory=dict)
     segments: Sequence[Segment] = ()
+    update_variance: float = 0.0
+    relative_error: float = 0.0
+    kept: dict[str, np.ndarray] | None = None
 
 
 def down(arrays: Arrays, task: Task) -> tuple[QuantisedModel, bytes]:
-    """Quantise the global model for one client, without bias; deterministic in (seed, round, client, kind, bits)."""
+    """Quantise the global model for one client; deterministic in (seed, round, client, kind, bits)."""
     told = task.instructions
     generator = torch_stream(told.seed, f"down:{task.kind}", told.round, told.client)
-    start = quantise_arrays(arrays, task.bits, told.grid, "stochastic", generator)
+    start = quantise_arrays(arrays, task.bits, told.grid, told.link.down, generator)
     adapted = task.bits if told.adaptation else ()
     room = instructions_room({name.rpartition(".")[0] for name in arrays}, adapted)
-    return start, to_bytes(start, {"instructions": told.model_dump()}, room)
+    correction = {name: torch.from_numpy(np.array(values)) for name, values in (task.correction or {}).items()}
+    return start, to_bytes(replace(start, correction=correction), {"instructions": told.model_dump()}, room)
 
 
 def visit(arrays: Arrays, task: Task, app: App, total: ExactSum | None) -> Outcome:
@@ -107,13 +119,16 @@ def visit(arrays: Arrays, task: Task, app: App, total: ExactSum | None) -> Outco
     """
     start, message = down(arrays, task)
     sent = instruction(record(message), task.kind, task.client)
+    context = context_of(task.client, task.attempt)
+    keep(context, task.kept)
     try:
-        answer = app(sent, context_of(task.client, task.attempt))
+        answer = app(sent, context)
     except Dropped as dropped:
         return Outcome(task.client, "dropped", str(dropped), downlink_bytes=len(message))
     except (Exception, SystemExit) as error:  # a client's code may raise anything, and the run goes on without it
         return Outcome(task.client, "failed", one_line(reason_of(error)), traceback.format_exc(), downlink_bytes=len(message))
-    return receive_answer(arrays, start, task, message, answer, total)
+    outcome = receive_answer(arrays, start, task, message, answer, total)
+    return replace(outcome, kept=kept_in(context)) if task.kind == "train" else outcome
 
 
 def receive_answer(
@@ -139,12 +154,22 @@ def receive(arrays: Arrays, start: QuantisedModel, task: Task, message: bytes, r
         if isinstance(report, EvaluateReport):
             return replace(outcome, report=report)
         spent, outcome = report.batches, replace(outcome, segments=report.segments)
-        update, remark = admit_update(task, start, end)
+        update, remark = admit_update(task, arrays, start, end)
     except DamagedData as error:
         return replace(outcome, status="rejected", reason=one_line(str(error)), spent=spent)
     zero = not any(values.any() for values in update.values())
     bits = end.bits if task.instructions.adaptation else {}
-    admitted = replace(outcome, reason=remark, report=report, zero_update=zero, update=update, bits=bits)
+    variance, lost = update_noise(task, arrays, start, end, report, norm_of(update))
+    admitted = replace(
+        outcome,
+        reason=remark,
+        report=report,
+        zero_update=zero,
+        update=update,
+        bits=bits,
+        update_variance=variance,
+        relative_error=lost,
+    )
     return admitted if total is None else add_up(admitted, total)
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Self
@@ -40,6 +40,7 @@ class SingleCopySGD:
     A layer's gradient that is not finite ends the training with RunFailed.
 
     proximal: FedProx's mu (arXiv 1812.06127): pulls towards the weights at the start, of which it then keeps a second copy.
+    correction: by parameter name, what is added to the gradient in every step, as in SCAFFOLD; used as it is, not copied.
     """
 
     def __init__(
@@ -51,6 +52,7 @@ class SingleCopySGD:
         generator: torch.Generator,
         *,
         proximal: float = 0.0,
+        correction: Mapping[str, Tensor] | None = None,
     ) -> None:
         self.lr, self.rounding, self.generator, self.proximal = lr, rounding, generator, proximal
         self.layers = quantised.layers
@@ -58,11 +60,14 @@ class SingleCopySGD:
         self._observe = True
         self._seen: dict[str, list[UpdateStatistics]] = defaultdict(list)
         self._starts: dict[int, Tensor] = {}
+        self._corrections: dict[int, Tensor] = {}
         self._hooks: list[RemovableHandle] = []
         for layer in self.layers.values():
             layer.on_gradient, layer.generator = self._move_codes, generator
+            self._correct(id(layer), correction, f"{layer.name}.weight")
             self._remember(id(layer), layer.weight.dequantise())
-        for parameter in (p for p in model.parameters() if p.requires_grad):
+        for name, parameter in ((n, p) for n, p in model.named_parameters() if p.requires_grad):
+            self._correct(id(parameter), correction, name)
             self._remember(id(parameter), parameter.detach())
             hook = parameter.register_post_accumulate_grad_hook(self._move_float)  # type: ignore[no-untyped-call]
             self._hooks.append(hook)
@@ -97,6 +102,8 @@ class SingleCopySGD:
         self._check_finite(layer.name, gradient)
         if self.proximal:
             gradient.add_(layer.weight.dequantise(), alpha=self.proximal).sub_(self._starts[id(layer)], alpha=self.proximal)
+        if id(layer) in self._corrections:
+            gradient.add_(self._corrections[id(layer)])
         statistics = layer.weight.apply(gradient, self.lr, self.rounding, self.generator, self._observe)
         if statistics is not None:
             self._seen[layer.name].append(statistics)
@@ -107,6 +114,8 @@ class SingleCopySGD:
             return
         if self.proximal:
             parameter.grad.add_(parameter - self._starts[id(parameter)], alpha=self.proximal)
+        if id(parameter) in self._corrections:
+            parameter.grad.add_(self._corrections[id(parameter)])
         parameter.add_(parameter.grad, alpha=-self.lr)
         parameter.grad = None
 
@@ -118,6 +127,10 @@ class SingleCopySGD:
     def _remember(self, key: int, start: Tensor) -> None:
         if self.proximal:
             self._starts[key] = start.clone()
+
+    def _correct(self, key: int, correction: Mapping[str, Tensor] | None, name: str) -> None:
+        if correction:
+            self._corrections[key] = correction[name]
 
 
 def _mean(seen: list[UpdateStatistics], weights: int) -> LayerStatistics:

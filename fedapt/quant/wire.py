@@ -1,7 +1,8 @@
 """A quantised model as bytes: what really crosses the network, and what `uplink_bytes` and `downlink_bytes` count.
 
 The container is safetensors with one metadata key that holds canonical JSON, which is byte-stable between processes. For each
-quantised layer it has packed `codes`, `scale` and `zero` (or a float `weight`), and every float parameter under its own name.
+quantised layer it has packed `codes`, `scale` and `zero` (or a float `weight`), and every float parameter under its own name;
+on the way down it may have a correction of the gradients as well, shaped like the float model.
 The JSON holds the SHA-256 of the whole message, in which 64 zeros stand for it: no flipped bit becomes a number.
 """
 
@@ -14,7 +15,7 @@ import reprlib
 import struct
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from operator import index
 from typing import Any, Literal
 
@@ -30,7 +31,7 @@ from fedapt.quant.packing import pack, packed_size, unpack
 from fedapt.quant.rounding import Rounding
 from fedapt.quant.weight import CodedWeight, FloatWeight, Weight, quantise_tensor
 
-PROTOCOL = 2
+PROTOCOL = 3
 MOST_DIMENSIONS = 8
 LONGEST_NAME = 200
 DIGEST_DIGITS = 64
@@ -38,14 +39,20 @@ DIGEST_DIGITS = 64
 DIGEST_MARK = rb"\"digest\":\""
 NORMAL = torch.finfo(torch.float32)
 Side = Literal["client", "server"]
+# No parameter can have this name: no part of theirs is empty but the first, of a layer that is the whole model.
+CORRECTION = ".correction."
 
 
 @dataclass(frozen=True)
 class QuantisedModel:
-    """weights: one for each quantised layer; floats: every other float parameter and buffer, by its name in the model."""
+    """weights: one for each quantised layer; floats: every other float parameter and buffer, by its name in the model.
+
+    correction: what the client adds to its gradients, float32 by parameter name; empty if there is none.
+    """
 
     weights: dict[str, Weight]
     floats: dict[str, Tensor]
+    correction: dict[str, Tensor] = field(default_factory=dict)
 
     def dequantised(self) -> dict[str, np.ndarray]:
         """Return float32 arrays by parameter name; a float weight is the stored array itself."""
@@ -85,7 +92,8 @@ def to_bytes(model: QuantisedModel, header: Mapping[str, Any], room: int = 0) ->
         if isinstance(weight, CodedWeight):
             stored["codes"] = pack(weight.codes.flatten(), weight.bits)
         tensors |= {f"{layer}.{part}": values.numpy() for part, values in stored.items()}
-    tensors |= {name: np.asarray(values.numpy(), order="C") for name, values in model.floats.items()}
+    single = model.floats | {CORRECTION + name: values for name, values in model.correction.items()}
+    tensors |= {name: np.asarray(values.numpy(), order="C") for name, values in single.items()}
     message = safetensors.numpy.save(tensors, metadata={"fedapt": _metadata(header, layers, room)})
     place = message.index(DIGEST_MARK) + len(DIGEST_MARK)
     return b"".join([message[:place], _digest(message, place).encode(), memoryview(message)[place + DIGEST_DIGITS :]])
@@ -102,13 +110,18 @@ def message_length(
     floats: Mapping[str, Sequence[int]],
     grid: GridOptions,
     room: int = 0,
+    corrected: bool = False,
 ) -> int:
     """Return `len(to_bytes(model, header, room))` of a model that does not exist: any with these widths and shapes.
 
-    bits, shapes: of each layer's codes and weight; floats: shape of each other float; room: as in `to_bytes`, 0 for no header.
+    bits, shapes: of each layer's codes and weight; floats: shape of each other float; room: as in `to_bytes`, 0 for no header;
+    corrected: whether it carries a correction.
     """
     layers = {layer: [width, *shapes[layer]] for layer, width in bits.items()}
     single: dict[str, list[int]] = {name: list(shape) for name, shape in floats.items()}
+    if corrected:
+        whole = single | {f"{layer}.weight": list(shapes[layer]) for layer in layers}
+        single |= {CORRECTION + name: shape for name, shape in whole.items()}
     packed: dict[str, list[int]] = {}
     for layer, width in bits.items():
         if width == FLOAT_BITS:
@@ -161,10 +174,30 @@ def from_bytes(message: bytes, *, reader: Side = "server") -> tuple[QuantisedMod
         layers = {layer: (index(bits), [index(side) for side in shape]) for layer, (bits, *shape) in header.pop("layers").items()}
     except (SafetensorError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise DamagedData(f"the message is not a quantised model: {_told(error)}") from None
-    if wrong := next((name for name in (*layers, *tensors) if not name.isprintable() or len(name) > LONGEST_NAME), None):
+    names = (*layers, *(name.removeprefix(CORRECTION) for name in tensors))
+    if wrong := next((name for name in names if not name.isprintable() or len(name) > LONGEST_NAME), None):
         raise DamagedData(f"{reprlib.repr(wrong)} cannot be a name: at most {LONGEST_NAME} characters, all of them printable")
     weights = {layer: _weight(layer, bits, shape, tensors) for layer, (bits, shape) in layers.items()}
-    return QuantisedModel(weights, {name: _float32(name, values) for name, values in tensors.items()}), header
+    # safetensors gives them in another order each time, and sums over them would have other last bits.
+    floats = {name: _float32(name, tensors[name]) for name in sorted(tensors)}
+    correction = {name.removeprefix(CORRECTION): floats.pop(name) for name in sorted(tensors) if name.startswith(CORRECTION)}
+    model = QuantisedModel(weights, floats, correction)
+    if correction:
+        _check_correction(model, reader)
+    return model, header
+
+
+def _check_correction(model: QuantisedModel, reader: Side) -> None:
+    """Raise DamagedData unless a correction goes down and is shaped like the model."""
+    if reader == "server":
+        raise DamagedData("a correction of gradients came back with the reply; it goes from the server to the client only")
+    shapes = {f"{layer}.weight": weight.shape for layer, weight in model.weights.items()}
+    shapes |= {name: values.shape for name, values in model.floats.items()}
+    found = {name: values.shape for name, values in model.correction.items()}
+    if wrong := next((name for name in sorted({*shapes, *found}) if shapes.get(name) != found.get(name)), None):
+        raise DamagedData(
+            f"the correction of {reprlib.repr(wrong)} is missing, of another shape, or of what the model does not have"
+        )
 
 
 def digest_of(message: bytes) -> str:

@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 from typing import Literal
 
 import numpy as np
@@ -387,7 +388,38 @@ def test_an_evaluation_loss_that_is_not_finite_is_a_sentence(monkeypatch, value)
 
 
 def test_a_client_of_another_protocol_says_which_side_to_upgrade():
-    sent = message(dense).replace(b'protocol\\":2', b'protocol\\":3')
-    with pytest.raises(SetupError, match=r"^client speaks v2, server v3: upgrade the client$") as error:
+    sent = message(dense).replace(b'protocol\\":3', b'protocol\\":4')
+    with pytest.raises(SetupError, match=r"^client speaks v3, server v4: upgrade the client$") as error:
         client(dense).train(sent)
     assert error.value.exit_code == 4
+
+
+@pytest.mark.parametrize("bits", [4, 32])
+def test_a_client_that_is_to_stop_early_does_the_first_steps_of_its_usual_work(trains, bits):
+    """Thirty samples in batches of eight are four steps an epoch: five steps are the first epoch and a batch more."""
+    short = trains(bits, epochs=3, most_steps=5)
+    report = report_of(short)
+    assert (report.batches, report.samples) == ({8: 4, 6: 1}, 30)
+    assert payload_of(trains(bits, epochs=3, most_steps=4)) == payload_of(trains(bits, epochs=1))
+    assert payload_of(trains(bits, epochs=3, most_steps=12)) == payload_of(trains(bits, epochs=3))
+    assert report_of(trains(bits, most_steps=2)).samples == 16
+
+
+def corrected(value, bits=4, **changes):
+    """Return the message of `dense` with a correction that is this number everywhere."""
+    model, header = from_bytes(message(dense, bits, **changes), reader="client")
+    whole = {name: torch.full(array.shape, value) for name, array in model.dequantised().items()}
+    return to_bytes(replace(model, correction=whole), header)
+
+
+@pytest.mark.parametrize("mu", [0.0, 0.5])
+def test_a_correction_is_added_to_the_gradient_of_a_step_beside_fedproxs_pull(mu):
+    told = {"batch": 30, "proximal_mu": mu}
+    ends = [from_bytes(client(dense).train(corrected(value, 32, **told)))[0].dequantised() for value in (0.0, 0.25)]
+    for name, values in ends[0].items():
+        np.testing.assert_allclose(ends[1][name] - values, -0.1 * 0.25, atol=1e-6, err_msg=name)
+
+
+def test_a_client_that_was_corrected_sends_no_correction_back():
+    reply = client(dense).train(corrected(0.1))
+    assert from_bytes(reply)[0].correction == {}

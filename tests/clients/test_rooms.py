@@ -5,10 +5,14 @@ from hypothesis import strategies as st
 
 from fedapt.clients.adaptation import Adaptation
 from fedapt.clients.instructions import EvaluateReport, Instructions, LayerReport, ReplyTo, Segment, TrainReport
+from fedapt.clients.link import Link
 from fedapt.clients.rooms import instructions_room, report_room
 from fedapt.quant import GridOptions
 from fedapt.quant.wire import room_of
 
+LINKS = st.builds(
+    Link, down=st.sampled_from(["stochastic", "nearest"]), bits=st.sampled_from([2, 16]), error_feedback=st.booleans()
+) | st.builds(Link, send=st.sampled_from(["delta", "model"]))
 NAMES = st.lists(st.text(st.characters(codec="utf-8", exclude_categories=["C"]), max_size=6), max_size=3, unique=True)
 WHOLE = st.integers(0, 2**63 - 1)
 LARGE = st.floats(0, allow_nan=False, allow_infinity=False) | st.just(1.2345678901234567e-300)
@@ -30,6 +34,7 @@ def test_instructions_always_fit_into_their_room(names, data):
         rounding=data.draw(st.sampled_from(["truncate", "nearest", "stochastic"])),
         grid=GridOptions(range=data.draw(st.sampled_from(["symmetric", "min_max"])), headroom=data.draw(st.floats(1, 16))),
         copies=dict.fromkeys(data.draw(some), 16), frozen=data.draw(some), adaptation=adaptation,
+        link=data.draw(LINKS), most_steps=data.draw(st.none() | WHOLE.map(lambda value: value + 1)),
     )  # fmt: skip
     assert room_of({"instructions": told.model_dump()}) <= instructions_room(names, adapted)
 
@@ -43,7 +48,7 @@ def test_reports_always_fit_into_their_room(names, data):
     sizes = st.dictionaries(WHOLE, WHOLE, max_size=2)
     segments = [Segment(bits=[16] * len(names), batches=batches) for batches in data.draw(st.lists(sizes, max_size=3))]
     told = {"samples": data.draw(WHOLE), "batches": data.draw(sizes), "train_loss": data.draw(LARGE), "segments": segments}
-    trained = TrainReport(**told, layers=layers)
+    trained = TrainReport(**told, layers=layers, relative_error=data.draw(st.none() | LARGE))
     evaluated = EvaluateReport(samples=data.draw(WHOLE), correct=data.draw(WHOLE), loss=data.draw(LARGE))
     for report in (trained, evaluated):
         assert room_of({"report": report.model_dump(mode="json")} | answers) <= report_room(names, len(segments))

@@ -49,7 +49,7 @@ class Accident:
             resource.setrlimit(resource.RLIMIT_AS, (used + 512 * MIB, resource.RLIM_INFINITY))
 
         def app(message, context):
-            told = read_instructions(from_bytes(payload(message))[1])
+            told = read_instructions(from_bytes(payload(message), reader="client")[1])
             if told.client != self.client or self.round not in (None, told.round):
                 return inner(message, context)
             visits = self.folder / f"{context.node_id}"

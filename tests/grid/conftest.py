@@ -1,7 +1,6 @@
-"""A small federation on the digits, and one Ray session for all tests that need it."""
+"""A small federation on the digits."""
 
 import numpy as np
-import pytest
 
 from fedapt.enrolment import enrol
 from fedapt.grid.flower import identify_process
@@ -39,15 +38,3 @@ def enrolled(wanted: Scenario):
 def same_bits(one, other):
     """Return whether two models are equal to the last bit."""
     return one.keys() == other.keys() and all(np.array_equal(one[name], other[name]) for name in one)
-
-
-@pytest.fixture(scope="session")
-def ray_session():
-    """Start Ray once, with two workers' worth of cores."""
-    import ray
-
-    from fedapt.grid.ray_pool import start_ray
-
-    start_ray(2)
-    yield
-    ray.shutdown()

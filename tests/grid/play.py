@@ -16,20 +16,22 @@ def initial(wanted, enrolment):
     return {name: values.numpy() for name, values in float_arrays(model).items()}
 
 
-def play(wanted, transport_of=None, rounds=2, cohort=range(6), linear=None, strategy=None):
+def play(wanted, transport_of=None, rounds=2, cohort=range(6), linear=None, strategy=None, on_outcome=lambda outcome: None):
     """Return the model after some rounds, all ledger rows, and the gateway (closed); cohort: one, or a list of one a round."""
     enrolment = enrolled(wanted)
     transport = transport_of(enrolment) if transport_of else Inline(enrolment.workshop.open())
     linear = wanted.strategy.linear if linear is None else linear
-    deadline_s = wanted.failures.deadline_s
     gateway = Gateway(
         transport,
         enrolment.participants,
         enrolment.wishes,
         wanted.seed,
         linear=linear,
-        deadline_s=deadline_s,
+        corrects=wanted.strategy.corrects,
+        clock=wanted.clock,
+        per_round=wanted.clients.per_round,
         batteries=enrolment.batteries,
+        on_outcome=on_outcome,
     )
     strategy = strategy or wanted.strategy.build()
     arrays, rows = initial(wanted, enrolment), []

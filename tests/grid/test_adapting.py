@@ -110,7 +110,7 @@ def test_a_lonely_device_goes_on_where_it_was():
     assert first.layer_bits == [6 + rises] * 4 and second.layer_bits == [min(6 + 2 * rises, 16)] * 4
 
 
-@pytest.mark.parametrize("strategy", ["fedavg", "fedmedian"])
+@pytest.mark.parametrize("strategy", ["fedavg", "median"])
 def test_within_a_tight_budget_no_client_exceeds_its_memory_by_one_byte(strategy):
     roomy = play(scenario(clients=clients("apt")), rounds=1)[1]
     budget = {"memory": max(row.memory_bytes for row in roomy) + 3000}

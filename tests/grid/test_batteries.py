@@ -27,3 +27,11 @@ def test_training_leaves_the_reserve_alone_and_a_client_on_the_mains_has_no_limi
     assert batteries.usable_j(1) == 0.0
     batteries.pass_round([spent(2, 5.0)], seconds=1.0)
     assert batteries.level_j == {1: 1.0}
+
+
+def test_the_charge_is_the_share_of_what_training_may_use_now_or_after_a_while():
+    batteries = Batteries({1: Battery(10.0, reserve_j=2.0, recharge_w=0.5)}, {1: 4.0})
+    assert batteries.charge(1) == 0.25 and batteries.charge(1, later_s=4.0) == 0.5 and batteries.charge(1, later_s=1e9) == 1.0
+    assert batteries.charge(2) is None and batteries.level_j == {1: 4.0}
+    batteries.level_j[1] = 1.0
+    assert batteries.charge(1) == 0.0 and Batteries({1: Battery(10.0, reserve_j=10.0)}, {1: 10.0}).charge(1) == 0.0

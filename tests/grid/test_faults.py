@@ -87,13 +87,15 @@ def test_a_slow_client_takes_longer_in_the_ledger_and_nothing_else_changes():
         assert slow.time_s == pytest.approx(20 * usual.time_s) and slow.energy_j == usual.energy_j
 
 
-@pytest.mark.parametrize("strategy", ["fedavg", "fedmedian"])
+@pytest.mark.parametrize("strategy", ["fedavg", "median"])
 def test_who_is_beyond_the_deadline_is_late_and_charged_and_not_used(strategy):
     faults = {"slow": {"share": 0.3, "factor": 100.0}}
     slow = {client for client in COHORT if drawn(0.3, 0, "slow", client)}
     assert slow and slow != set(COHORT)
     _, usual, _ = play(scenario(), rounds=1)
-    wanted = scenario(strategy=strategy, faults=faults, failures={"deadline_s": 2 * max(row.time_s for row in usual)})
+    wanted = scenario(
+        strategy=strategy, faults=faults, clock={"kind": "synchronous", "deadline_s": 2 * max(row.time_s for row in usual)}
+    )
     model, rows, _ = play(wanted, rounds=1)
     expected, kept, _ = play(scenario(strategy=strategy), rounds=1, cohort=[c for c in COHORT if c not in slow])
     assert same_bits(model, expected)
@@ -104,7 +106,7 @@ def test_who_is_beyond_the_deadline_is_late_and_charged_and_not_used(strategy):
 
 
 def test_a_deadline_that_all_meet_changes_no_bit():
-    model, rows, _ = play(scenario(failures={"deadline_s": 1e6}))
+    model, rows, _ = play(scenario(clock={"kind": "synchronous", "deadline_s": 1e6}))
     expected, plain, _ = play(scenario())
     assert same_bits(model, expected) and rows == plain
 
@@ -127,6 +129,6 @@ def test_a_median_stands_sign_flippers_that_pull_the_mean_down():
         return Evaluator(wanted.model, federation.test, federation.classes, 1).score(model)[0]
 
     share = next(c for c in np.arange(0.1, 0.5, 0.02).tolist() if sum(drawn(c, 0, "sign_flip", n) for n in range(20)) == 4)
-    honest, mean, median = accuracy("fedavg"), accuracy("fedavg", sign_flip=share), accuracy("fedmedian", sign_flip=share)
+    honest, mean, median = accuracy("fedavg"), accuracy("fedavg", sign_flip=share), accuracy("median", sign_flip=share)
     assert honest > mean + 0.02
     assert median > mean + 0.02

@@ -12,7 +12,7 @@ from fedapt.strategies import STRATEGIES
 from tests.grid.conftest import enrolled, same_bits, scenario
 from tests.grid.play import initial, play
 
-OPTIONS = {"qfedavg": {"client_learning_rate": 0.05}, "fedprox": {"proximal_mu": 0.1}, "krum": {"num_malicious_nodes": 1}}
+OPTIONS = {"q_fedavg": {"client_learning_rate": 0.05}, "fedprox": {"proximal_mu": 0.1}, "bulyan": {"num_malicious_nodes": 0}}
 
 
 def clients(precision, **local):
@@ -70,7 +70,7 @@ def test_zero_local_steps_leave_the_model_unchanged_to_the_last_bit(precision):
     assert all(row.zero_update and row.status == "ok" for row in rows)
 
 
-@pytest.mark.parametrize("name", ["fedmedian", "fedtrimmedavg", "krum"])
+@pytest.mark.parametrize("name", ["median", "trimmed_mean", "krum"])
 def test_zero_local_steps_change_nothing_for_strategies_that_see_every_update(name):
     wanted = scenario(clients=clients({"kind": "fixed", "bits": 4}, epochs=0), strategy={"kind": name, **OPTIONS.get(name, {})})
     model, _, _ = play(wanted, rounds=1)

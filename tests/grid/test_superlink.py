@@ -41,6 +41,7 @@ class FakeGrid:
         self.partition_of = {7919 * (client + 3) % 1009: client for client in present}
         self._behave = behave or {}
         self._replies: dict[str, Message] = {}
+        self._states: dict[int, RecordDict] = {}
         self._sent = 0
 
     def get_node_ids(self):
@@ -55,7 +56,7 @@ class FakeGrid:
         node = message.metadata.dst_node_id
         message.metadata.__dict__["_message_id"] = name
         client = self.partition_of[node]
-        context = Context(0, node, {"partition-id": client}, RecordDict(), {})
+        context = Context(0, node, {"partition-id": client}, self._states.setdefault(node, RecordDict()), {})
         queried = message.metadata.message_type == "query"
         work = self._app if queried else self._behave.get(client, self._app)
         reply = work(message, context)
@@ -78,6 +79,18 @@ def test_nodes_without_order_and_answers_out_of_order_give_the_same_bits_as_inli
     wanted = scenario()
     reference, rows, _ = play(wanted)
     model, others, _ = play(wanted, lambda enrolment: SuperLink(FakeGrid(enrolment)))
+    assert same_bits(model, reference)
+    assert others == rows
+
+
+def test_nodes_keep_themselves_what_the_gateway_keeps_for_simulated_clients() -> None:
+    """Some updates are rejected; their clients keep what compression lost of them all the same."""
+    link = {"bits": 2, "rounding": "nearest", "error_feedback": True}
+    clients = {"count": 12, "per_round": 6, "method": {"precision": "fp32", "link": link}}
+    wanted = scenario(clients=clients, strategy="scaffold", faults={"nan": 0.2})
+    reference, rows, _ = play(wanted, rounds=3)
+    model, others, gateway = play(wanted, lambda enrolment: SuperLink(FakeGrid(enrolment)), rounds=3)
+    assert {row.status for row in rows} == {"ok", "rejected"} and gateway.client_states == {}
     assert same_bits(model, reference)
     assert others == rows
 

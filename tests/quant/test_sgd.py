@@ -325,3 +325,34 @@ def test_the_same_stream_trains_to_the_same_codes_and_another_does_not():
         return torch.cat([layer.weight.codes.flatten() for layer in quantised.layers.values()])
 
     assert torch.equal(codes(1), codes(1)) and not torch.equal(codes(1), codes(2))
+
+
+@pytest.mark.parametrize(
+    ("codes", "expected"), [(None, [1.0 - 0.5 * (2.0 + 4.0), -1.0 - 0.5 * (3.0 - 1.0)]), ([10, 6], [-2.0, -2.0])]
+)
+def test_a_correction_is_added_to_the_gradient(codes, expected):
+    """w - lr (x + c), with x = (2, 3) and c = (4, -1); codes of half a unit around 8 hold the same weights 1 and -1."""
+    model, sgd = one_weight([1.0, -1.0], codes, lr=0.5, correction={"0.weight": torch.tensor([[4.0, -1.0]])})
+    with sgd, sgd.step():
+        model(torch.tensor([[2.0, 3.0]])).sum().backward()
+    np.testing.assert_allclose(model[0].weight.dequantise().detach().numpy()[0], expected)
+
+
+def test_a_correction_is_added_again_in_every_step_and_beside_the_pull_to_the_start():
+    """Two steps of lr 1 along x = 1 and c = 2, and after the first a pull of a half back over the 3 that it took."""
+    model, sgd = one_weight([0.0], proximal=0.5, correction={"0.weight": torch.tensor([[2.0]])})
+    with sgd:
+        for _ in range(2):
+            with sgd.step():
+                model(torch.tensor([[1.0]])).sum().backward()
+    assert model[0].weight.dequantise().item() == -3.0 - (3.0 - 1.5)
+
+
+def test_float_parameters_are_corrected_by_their_name():
+    model = nn.Sequential(nn.Linear(1, 1))
+    quantised = quantise(model, 32)
+    bias = float(model[0].bias.detach())
+    correction = {"0.weight": torch.zeros(1, 1), "0.bias": torch.tensor([0.25])}
+    with sgd_of(model, quantised, lr=1.0, correction=correction) as sgd, sgd.step():
+        (0.0 * model(torch.ones(1, 1))).sum().backward()
+    assert float(model[0].bias.detach()) == pytest.approx(bias - 0.25)

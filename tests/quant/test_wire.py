@@ -11,6 +11,7 @@ import subprocess
 import sys
 import zipfile
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -55,13 +56,13 @@ def forged(tensors=None, layers=None, **header):
     """Return MESSAGE with some tensors, layers or header fields replaced, or left out where they are None."""
     stored = safetensors.numpy.load(MESSAGE) | (tensors or {})
     shapes = {layer: [bits, *shape] for layer, (bits, shape) in SMALL.items()} | (layers or {})
-    inner = {"digest": "0" * 64, "protocol": 2, "layers": {k: v for k, v in shapes.items() if v is not None}} | header
+    inner = {"digest": "0" * 64, "protocol": 3, "layers": {k: v for k, v in shapes.items() if v is not None}} | header
     return saved({k: v for k, v in stored.items() if v is not None}, json.dumps(inner, separators=(",", ":")))
 
 
 def declaring(tensor, body=b""):
     """Return a message that declares one tensor, with this body."""
-    inner = json.dumps({"digest": "0" * 64, "protocol": 2, "layers": {}}, separators=(",", ":"))
+    inner = json.dumps({"digest": "0" * 64, "protocol": 3, "layers": {}}, separators=(",", ":"))
     return framed(json.dumps({"__metadata__": {"fedapt": inner}, "w": tensor}).encode(), body)
 
 
@@ -82,6 +83,48 @@ def test_a_model_and_its_header_survive_the_round_trip(layers, seed):
     decoded, read = from_bytes(to_bytes(model, header))
     assert_same(model, decoded)
     assert read == header
+
+
+def test_floats_come_in_the_order_of_their_names_each_time():
+    model = QuantisedModel({}, {f"layer{number:02}.bias": torch.zeros(1) for number in range(30)})
+    assert all(list(from_bytes(to_bytes(model, {}))[0].floats) == sorted(model.floats) for _ in range(5))
+
+
+def correction_of(model, value=0.5):
+    return {name: torch.full(array.shape, value) for name, array in model.dequantised().items()}
+
+
+def test_a_correction_goes_down_beside_the_model_and_changes_nothing_of_it():
+    model = model_of(SMALL)
+    decoded, header = from_bytes(to_bytes(replace(model, correction=correction_of(model)), {"note": 1}), reader="client")
+    assert_same(model, decoded)
+    assert header == {"note": 1} and decoded.correction.keys() == model.dequantised().keys()
+    for name, values in decoded.correction.items():
+        assert values.shape == model.dequantised()[name].shape and bool((values == 0.5).all())
+
+
+def test_a_correction_never_comes_up():
+    model = model_of(SMALL)
+    with pytest.raises(DamagedData, match=r"^a correction of gradients came back with the reply"):
+        from_bytes(to_bytes(replace(model, correction=correction_of(model)), {}))
+
+
+@pytest.mark.parametrize(
+    ("name", "shape"), [("a.weight", (3, 2)), ("gain", (1,)), ("norm.bias", None), ("x.weight", (2,)), ("b.scale", (3,))]
+)
+def test_a_correction_of_another_shape_or_of_something_else_is_refused(name, shape):
+    model = model_of(SMALL)
+    changed = {k: v for k, v in correction_of(model).items() if k != name} | ({name: torch.zeros(shape)} if shape else {})
+    with pytest.raises(DamagedData, match=f"^the correction of '{name}' is missing, of another shape, or of what"):
+        from_bytes(to_bytes(replace(model, correction=changed), {}), reader="client")
+
+
+def test_a_parameter_that_is_called_like_a_correction_is_none():
+    """No name of a module is empty, so none of a parameter begins with a dot, unless the whole model is one layer."""
+    model = model_of({"": (4, (2, 3)), "correction.a": (32, (2,))})
+    decoded, _ = from_bytes(to_bytes(replace(model, correction=correction_of(model)), {}), reader="client")
+    assert_same(model, decoded)
+    assert set(decoded.correction) == {".weight", "correction.a.weight", "norm.bias", "gain"}
 
 
 def test_a_message_is_as_long_as_its_packed_codes_its_grids_and_its_floats():
@@ -121,6 +164,8 @@ def test_the_length_of_a_message_is_known_before_there_is_one(layers, floats, gr
     room = room_of(header) + extra
     assert message_length(model.bits, shapes, floats, grid, room) == len(to_bytes(model, header, room))
     assert message_length(model.bits, shapes, floats, grid) == len(to_bytes(model, {}))
+    model = replace(model, correction=correction_of(model))
+    assert message_length(model.bits, shapes, floats, grid, room, corrected=True) == len(to_bytes(model, header, room))
 
 
 def test_the_length_of_a_real_models_message_does_not_depend_on_the_digits_in_its_header():
@@ -221,7 +266,7 @@ JSON = st.recursive(
 
 @given(JSON, JSON)
 def test_a_header_of_any_json_is_read_or_damaged_data(layers, header):
-    whole = {"digest": "0" * 64, "protocol": 2, "layers": layers, "header": header}
+    whole = {"digest": "0" * 64, "protocol": 3, "layers": layers, "header": header}
     with suppress(DamagedData):
         model, read = from_bytes(saved(safetensors.numpy.load(MESSAGE), json.dumps(whole, separators=(",", ":"))))
         assert read == {"header": header} and model.weights.keys() == layers.keys()
@@ -373,8 +418,8 @@ def test_dirty_bits_after_the_last_code_are_refused():
 
 
 @pytest.mark.parametrize(("theirs", "server_says", "client_says"), [
-    (3, "client speaks v3, server v2: upgrade the server", "client speaks v2, server v3: upgrade the client"),
-    (1, "client speaks v1, server v2: upgrade the client", "client speaks v2, server v1: upgrade the server"),
+    (4, "client speaks v4, server v3: upgrade the server", "client speaks v3, server v4: upgrade the client"),
+    (2, "client speaks v2, server v3: upgrade the client", "client speaks v3, server v2: upgrade the server"),
 ])  # fmt: skip
 def test_another_protocol_is_refused_naming_the_side_to_upgrade(theirs, server_says, client_says):
     for wrong in (forged(protocol=theirs), forged(protocol=theirs, digest=None)):
@@ -387,18 +432,18 @@ def test_another_protocol_is_refused_naming_the_side_to_upgrade(theirs, server_s
 
 @pytest.mark.parametrize("protocol", [None, "2", [2], 2.0, True])
 def test_a_protocol_that_is_no_number_is_refused(protocol):
-    with pytest.raises(DamagedData, match=r"the message's protocol is .*, expected a number such as 2"):
+    with pytest.raises(DamagedData, match=r"the message's protocol is .*, expected a number such as 3"):
         from_bytes(forged(protocol=protocol))
 
 
 def test_a_name_that_occurs_twice_is_refused_by_name():
-    inner = '{"digest":"' + "0" * 64 + '","layers":{},"protocol":2}'
+    inner = '{"digest":"' + "0" * 64 + '","layers":{},"protocol":3}'
     tensor = '{"dtype":"F32","shape":[1],"data_offsets":[0,4]}'
     header = f'{{"__metadata__":{{"fedapt":{json.dumps(inner)}}},"w":{tensor},"w":{tensor}}}'
     with pytest.raises(DamagedData, match=r"^'w' occurs twice in the message$"):
         from_bytes(framed(header.encode(), bytes(4)))
     with pytest.raises(DamagedData, match=r"^'protocol' occurs twice in the message$"):
-        from_bytes(saved({}, inner.replace("{}", '{},"protocol":2')))
+        from_bytes(saved({}, inner.replace("{}", '{},"protocol":3')))
     from_bytes(framed(header.replace(f',"w":{tensor}', "", 1).encode(), bytes(4)))
 
 

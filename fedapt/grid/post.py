@@ -1,0 +1,136 @@
+"""A strategy's messages as work for clients, and what came of it as replies: all that a strategy sends and sees is made here."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
+
+from fedapt.errors import RunFailed
+from fedapt.grid.exact_sum import ExactSum
+from fedapt.grid.flower import TRAIN, instruction
+from fedapt.grid.visit import Arrays, Outcome
+
+CORRECTION = "correction"
+AVERAGED = ("train_loss", "lr", "mean_bits")
+
+Metrics = Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class Order:
+    """What a strategy asks of one client. correction: what it adds to its gradients, by parameter name; None if nothing."""
+
+    client: int
+    proximal_mu: float = 0.0
+    correction: Arrays | None = None
+
+
+def broadcasts(messages: Iterable[Message]) -> Iterator[tuple[Arrays, str, list[Order]]]:
+    """Group a strategy's messages by the model that they carry, for it crosses to the workers once, and by their type.
+
+    Raises RunFailed for a correction that does not fit its model.
+    """
+    kept = list(messages)  # so that no two records have one identity
+    fingerprints: dict[int, bytes] = {}
+    groups: dict[tuple[bytes, str], tuple[ArrayRecord, list[Message]]] = {}
+    for message in kept:
+        model = _model(message.content)
+        if id(model) not in fingerprints:
+            fingerprints[id(model)] = _fingerprint(model)
+        key = (fingerprints[id(model)], message.metadata.message_type)
+        groups.setdefault(key, (model, []))[1].append(message)
+    for (_, kind), (model, same) in groups.items():
+        arrays = _arrays(model)
+        yield arrays, kind, sorted((_order(message, arrays) for message in same), key=lambda order: order.client)
+
+
+def all_corrected(arrays: Arrays, orders: Sequence[Order]) -> list[Order]:
+    """Return the orders with a correction of zeros where there is none."""
+    zeros = {name: np.zeros(values.shape, np.float32) for name, values in arrays.items()}
+    return [replace(order, correction=zeros) if order.correction is None else order for order in orders]
+
+
+def update_replies(arrays: Arrays, trained: Sequence[Outcome], metrics: Sequence[Metrics]) -> list[Message]:
+    """Return one reply for each client that trained, each with arrays of its own: some strategies take them apart."""
+    replies = []
+    for outcome, told in zip(trained, metrics, strict=True):
+        if outcome.update is not None and told["num-examples"]:
+            model = {name: values + outcome.update[name] for name, values in arrays.items()}
+            replies.append(reply_of(outcome.client, TRAIN, model, told))
+    return replies
+
+
+def mean_reply(arrays: Arrays, trained: Sequence[Outcome], metrics: Sequence[Metrics], total: ExactSum) -> list[Message]:
+    """Return one reply that stands for all: model plus exact mean update, with the summed weight and steps."""
+    if not total.weight:
+        return []
+    mean = total.mean()
+    model = {name: (values + mean[name]).astype(np.float32) for name, values in arrays.items()}
+    shares = [told["num-examples"] / total.weight for told in metrics]
+    variance = math.fsum(share**2 * told["update_variance"] for share, told in zip(shares, metrics, strict=True))
+    square = math.fsum(float(np.square(values, dtype=np.float64).sum()) for values in mean.values())
+    told = {
+        "num-examples": total.weight,
+        "steps": sum(int(one["steps"]) for one in metrics),
+        **{name: math.fsum(share * one[name] for share, one in zip(shares, metrics, strict=True)) for name in AVERAGED},
+        "update_variance": variance,
+        "relative_error": variance / square if square else float(variance > 0),
+        "staleness": max(int(one["staleness"]) for one in metrics),
+    }
+    return [reply_of(trained[0].client, TRAIN, model, told)]
+
+
+def reply_of(client: int, kind: str, model: Arrays, metrics: Metrics) -> Message:
+    """Return a Flower reply as if it came from the client."""
+    content = RecordDict({"metrics": MetricRecord(dict(metrics))})
+    if model:
+        content["arrays"] = ArrayRecord({name: Array(values) for name, values in model.items()})
+    return Message(content=content, reply_to=instruction(RecordDict(), kind, client))
+
+
+def _model(content: RecordDict) -> ArrayRecord:
+    """Return the model in a message, whatever the strategy calls it."""
+    return next(record for name, record in content.array_records.items() if name != CORRECTION)
+
+
+def _order(message: Message, arrays: Arrays) -> Order:
+    content, client = message.content, message.metadata.dst_node_id
+    config = next(iter(content.config_records.values()), ConfigRecord())
+    correction = content.array_records.get(CORRECTION)
+    return Order(
+        client,
+        float(config.get("proximal-mu", 0.0)),  # type: ignore[arg-type]
+        None if correction is None else _correction(correction, arrays, client),
+    )
+
+
+def _correction(record: ArrayRecord, arrays: Arrays, client: int) -> Arrays:
+    correction = {name: np.asarray(values, np.float32) for name, values in _arrays(record).items()}
+    shapes, wanted = ({name: values.shape for name, values in some.items()} for some in (correction, arrays))
+    wrong = [name for name in sorted({*shapes, *wanted}) if shapes.get(name) != wanted.get(name)]
+    if wrong:
+        fault = f"{wrong[0]} has shape {shapes.get(wrong[0], 'none')}, and in the model {wanted.get(wrong[0], 'none')}"
+        raise RunFailed(
+            f"the strategy's correction for client {client} does not fit its model: {fault}; give both the same arrays"
+        )
+    if wrong := [name for name, values in correction.items() if not np.isfinite(values).all()]:
+        raise RunFailed(f"the strategy's correction for client {client} is not finite in {wrong[0]}; its state has diverged")
+    return correction
+
+
+def _arrays(record: ArrayRecord) -> dict[str, np.ndarray]:
+    return {name: np.asarray(array.numpy()) for name, array in record.items()}
+
+
+def _fingerprint(record: ArrayRecord) -> bytes:
+    """Return what only records of equal content share."""
+    digest = hashlib.blake2b(digest_size=16)
+    for name, array in record.items():
+        digest.update(f"{name}:{array.dtype}:{array.shape}:{array.stype}:{len(array.data)}:".encode())
+        digest.update(array.data)
+    return digest.digest()
