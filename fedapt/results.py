@@ -189,32 +189,43 @@ class Run:
         parts = [table.to_pandas() for path in self.ledger_parts for table in read_batches(path)]
         return pandas.concat(parts, ignore_index=True) if parts else pandas.DataFrame(columns=LEDGER_COLUMNS)
 
-    def choices(self, most: int) -> list[tuple[str, str, int]]:
-        """Return (group, what its clients chose and why, how many rounds of clients), the most frequent first."""
+    def ledger_columns(self, names: Sequence[str]) -> pandas.DataFrame:
+        """Return these columns of all ledger rows; raises DamagedData."""
         import pandas
 
-        parts = [table.to_pandas() for path in self.ledger_parts for table in read_batches(path, ["group", "status", "choice"])]
-        rows = pandas.concat(parts) if parts else pandas.DataFrame(columns=["group", "status", "choice"])
+        parts = [table.to_pandas() for path in self.ledger_parts for table in read_batches(path, names)]
+        return pandas.concat(parts, ignore_index=True) if parts else pandas.DataFrame(columns=list(names))
+
+    def choices(self, most: int) -> list[tuple[str, str, int]]:
+        """Return (group, what its clients chose and why, how many rounds of clients), the most frequent first."""
+        rows = self.ledger_columns(["group", "status", "choice"])
         counts = rows[rows["status"] == "ok"].value_counts(["group", "choice"])
         return [(str(group), str(choice), int(count)) for (group, choice), count in counts.head(most).items()]
 
+    def layer_bits(self, group: str | None = None) -> pandas.DataFrame:
+        """Return each layer's (column) bits in each round (index): the mean over the aggregated updates, of all or of a group."""
+        sums = self._layer_sums
+        if group is not None:
+            sums = sums[sums.index.get_level_values("group") == group]
+        total = sums.groupby(level="round").sum()
+        return total.drop(columns="updates").div(total["updates"], axis=0).set_axis(self.layers, axis=1)
+
     @cached_property
-    def layer_bits(self) -> pandas.DataFrame:
-        """The bits that each layer (column) had in each round (index), as the mean over the aggregated updates."""
+    def _layer_sums(self) -> pandas.DataFrame:
+        """The sum of each layer's bits (columns by the layer's number) and how many `updates` it is of, by round and group."""
         import pandas
 
-        updates: list[pandas.DataFrame] = []
+        names = ["round", "group"]
+        sums = [pandas.DataFrame(columns=[*names, *range(len(self.layers)), "updates"])]
         for path in self.ledger_parts if self.layers else ():
-            for table in read_batches(path, ["round", "status", "layer_bits"]):
+            for table in read_batches(path, [*names, "status", "layer_bits"]):
                 frame = table.to_pandas()
                 frame = frame[(frame["status"] == "ok") & (frame["layer_bits"].map(len) == len(self.layers))]
                 if len(frame):
-                    bits = pandas.DataFrame(np.stack(frame["layer_bits"]), frame["round"], self.layers)
-                    updates.append(bits.groupby(level=0).agg(["sum", "size"]))
-        if not updates:
-            return pandas.DataFrame(columns=self.layers)
-        total = pandas.concat(updates).groupby(level=0).sum()
-        return total.xs("sum", axis=1, level=1) / total.xs("size", axis=1, level=1)
+                    bits = pandas.DataFrame(np.stack(frame["layer_bits"])).assign(updates=1)
+                    bits = bits.assign(round=frame["round"].to_numpy(), group=frame["group"].astype(str).to_numpy())
+                    sums.append(bits.groupby(names).sum().reset_index())
+        return pandas.concat([part for part in sums if len(part)] or sums).groupby(names).sum()
 
 
 def read_run(path: Path) -> Run:

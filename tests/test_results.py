@@ -127,7 +127,7 @@ def test_layer_bits_are_the_mean_over_aggregated_updates(tmp_path: Path) -> None
     rows = [row, replace(row, client=1, layer_bits=[8, 8]), replace(row, client=2, status="rejected", layer_bits=[16, 16])]
     record = replace(EXAMPLE.record(0), wish_bits={"a": 6, "b": 8})
     folder.commit_round(record, [*rows, replace(row, client=3, status="refused", layer_bits=[])], {})
-    bits = read_run(folder.path).layer_bits
+    bits = read_run(folder.path).layer_bits()
     assert bits.to_dict() == {"a": {0: 6.0}, "b": {0: 8.0}}
 
 
@@ -168,7 +168,7 @@ def test_a_run_stopped_in_its_first_round_can_be_finished_and_read(tmp_path: Pat
     folder.write_start("rounds: 3\n", {})
     folder.finish({}, [], Totals().summarise((), ()))
     run = read_run(folder.path)
-    assert (len(run.rounds), len(run.ledger), run.summary["accuracy"], run.layer_bits.size) == (0, 0, None, 0)
+    assert (len(run.rounds), len(run.ledger), run.summary["accuracy"], run.layer_bits().size) == (0, 0, None, 0)
 
 
 def test_a_run_that_has_only_begun_can_be_read(tmp_path: Path) -> None:

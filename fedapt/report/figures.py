@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from itertools import takewhile
 
 MISSING = "-"
 # A unit, its size, and up to where it is used: 999.6 would be written as 1000, so the next unit is due.
@@ -84,6 +86,24 @@ def ranges(numbers: tuple[int, ...] | list[int], limit: int = 6) -> str:
     shown = ", ".join(str(low) if low == high else f"{low}-{high}" for low, high in pieces[:limit])
     more = sum(high - low + 1 for low, high in pieces[limit:])
     return f"{shown} and {more} more" if more else shown
+
+
+def distinct(names: Sequence[str], longest: int) -> list[str]:
+    """Cut long names; where the rests would be the same, the words that they begin with in common give way first."""
+    cut = [name if len(name) <= longest else f"{name[: max(longest - 3, 1)]}..." for name in names]
+    for same in {name for name in cut if cut.count(name) > 1}:
+        those = [number for number, name in enumerate(cut) if name == same]
+        first, last = min(names[number] for number in those), max(names[number] for number in those)
+        common = _shared(first, last).rfind(" ") + 1
+        if common and len({names[number] for number in those}) > 1:
+            rests = distinct([names[number][common:] for number in those], longest - 3)
+            for number, rest in zip(those, rests, strict=True):
+                cut[number] = rest if rest.startswith("...") else f"...{rest}"
+    return cut
+
+
+def _shared(one: str, other: str) -> str:
+    return "".join(letter for letter, _ in takewhile(lambda pair: pair[0] == pair[1], zip(one, other, strict=False)))
 
 
 def harmless(text: str) -> str:

@@ -1,78 +1,86 @@
-"""The frame of an HTML page that stands on its own: its look, and a policy under which it cannot reach any network."""
+"""The frame of an HTML page: its look, and a policy under which it runs its own scripts and cannot reach any network.
+
+plotly.js is 4.8 MB (1.5 MB once compressed on the way). It is inlined, because a page with a script beside it breaks when it is
+mailed or moved alone; only where many pages share one folder does the folder hold the script once.
+"""
 
 from __future__ import annotations
 
-import html
+import hashlib
+import os
+from html import escape
+from pathlib import Path
 
-STYLE = """
-:root {
-  color-scheme: light dark;
-  --page: #f5f6f8; --card: #fff; --text: #1c2330; --soft: #667085; --line: #e3e6eb; --warn: #9a5b00; --warn-page: #fff4de;
-}
-@media (prefers-color-scheme: dark) {
-  :root {
-    --page: #12151a; --card: #1b1f26; --text: #e6e9ee; --soft: #98a1b0; --line: #2c323c; --warn: #f2c46d; --warn-page: #33290f;
-  }
-}
-* { box-sizing: border-box; }
-body {
-  margin: 0; background: var(--page); color: var(--text);
-  font: 15px/1.5 system-ui, -apple-system, "Segoe UI", Roboto, sans-serif;
-}
-main { max-width: 1240px; margin: 0 auto; padding: 28px 20px 60px; }
-h1 { font-size: 26px; margin: 0; overflow-wrap: anywhere; }
-h2 { font-size: 17px; margin: 0 0 2px; }
-p { margin: 0 0 8px; color: var(--soft); overflow-wrap: anywhere; }
-.notice { background: var(--warn-page); color: var(--warn); border-radius: 10px; padding: 10px 14px; margin-top: 16px; }
-.tiles { display: grid; grid-template-columns: repeat(4, minmax(0, 1fr)); gap: 12px; margin: 20px 0; }
-.tile, .card { background: var(--card); border: 1px solid var(--line); border-radius: 12px; padding: 14px 16px; min-width: 0; }
-.tile b { display: block; font-size: 25px; line-height: 1.25; letter-spacing: -0.01em; font-variant-numeric: tabular-nums; }
-.tile span { display: block; font-size: 13px; color: var(--soft); }
-.cards { display: grid; grid-template-columns: repeat(2, minmax(0, 1fr)); gap: 16px; }
-.wide { grid-column: 1 / -1; }
-.scroll { overflow-x: auto; }
-table { border-collapse: collapse; width: 100%; font-size: 14px; font-variant-numeric: tabular-nums; }
-th, td { text-align: left; padding: 6px 14px 6px 0; border-bottom: 1px solid var(--line); vertical-align: top; }
-th { color: var(--soft); font-weight: 600; white-space: nowrap; }
-tr:last-child td { border-bottom: 0; }
-.total td { font-weight: 650; }
-.number { text-align: right; white-space: nowrap; }
-.name { overflow-wrap: break-word; }
-td.name:last-child { overflow-wrap: anywhere; min-width: 9em; }
-pre {
-  margin: 8px 0 0; padding: 12px 14px; background: var(--page); border-radius: 8px; overflow: auto; max-height: 520px;
-  font: 13px/1.5 ui-monospace, Consolas, monospace;
-}
-summary { cursor: pointer; font-weight: 600; margin-top: 12px; }
-@media (max-width: 760px) {
-  main { padding: 18px 12px 40px; }
-  h1 { font-size: 21px; }
-  .tiles { grid-template-columns: repeat(2, minmax(0, 1fr)); gap: 8px; }
-  .tile b { font-size: 21px; }
-  .cards { grid-template-columns: minmax(0, 1fr); gap: 12px; }
-  .card { padding: 12px; }
-  th, td { padding-right: 10px; }
-}
-"""
-# The page needs its own scripts and styles and nothing else, so the browser is told to load nothing from anywhere.
-POLICY = "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data: blob:"
+from fedapt.errors import SetupError
+from fedapt.record.files import write_whole
+
+SHARED = "plotly.min.js"
+# A run lies in the folder of its cell or right in that of the bench.
+LEVELS_ABOVE = 3
+STYLE = Path(__file__).with_name("page.css")
+SCRIPT = Path(__file__).with_name("page.js")
 
 
-def page(title: str, script: str, body: str) -> str:
-    """Return a page with its script inlined; `title` is text, `body` is HTML."""
+def share_script(folder: Path) -> Path:
+    """Write plotly.js into a folder, once for the pages of all runs below it; return its path.
+
+    Raises SetupError if plotly is missing and DamagedData if the file cannot be written.
+    """
+    path = folder / SHARED
+    script = plotly_script().encode()
+    if not path.is_file() or path.read_bytes() != script:
+        write_whole(path, script)
+    return path
+
+
+def shared_script(folder: Path) -> str | None:
+    """Return how a page in `folder` names the script that a folder above holds for it; None if none has this plotly's."""
+    script = plotly_script().encode()
+    for above in list(folder.resolve().parents)[:LEVELS_ABOVE]:
+        path = above / SHARED
+        if path.is_file() and path.stat().st_size == len(script) and path.read_bytes() == script:
+            return Path(os.path.relpath(path, folder.resolve())).as_posix()
+    return None
+
+
+def plotly_script() -> str:
+    """Return plotly.js; raises SetupError if plotly is missing."""
+    try:
+        from plotly.offline import get_plotlyjs
+    except ModuleNotFoundError:
+        raise SetupError("the report needs plotly, which is not installed: `pip install 'fedapt[sim]'`") from None
+    return str(get_plotlyjs())
+
+
+def page(title: str, body: str, shared: str | None = None) -> str:
+    """Return a page; `title` is text, `body` is HTML, `shared` the relative path of plotly.js, which is inlined without one."""
+    # Scripts run if they carry the nonce: ours do, and none can that came with the text of a client, whose digest it is.
+    nonce = hashlib.sha256(body.encode()).hexdigest()[:32]
+    policy = f"default-src 'none'; script-src 'nonce-{nonce}'; style-src 'unsafe-inline'; img-src data: blob:"
+    plotly = f'<script nonce="{nonce}">{plotly_script()}</script>' if shared is None else ""
+    notice = "<noscript><div class='notice'>The plots are drawn by a script, which this browser does not run.</div></noscript>"
+    if shared:
+        plotly = f'<script nonce="{nonce}" src="{escape(shared)}"></script>'
+        notice += (
+            f"<div class='notice no-plots' hidden>The plots are missing because {escape(shared)}, which this page"
+            " shares with others, is not there. Move the whole folder, or write a page that stands alone with"
+            " <code>fedapt report</code>.</div>"
+        )
     return f"""<!DOCTYPE html>
 <html lang="en">
 <head>
 <meta charset="utf-8">
-<meta http-equiv="Content-Security-Policy" content="{POLICY}">
+<meta http-equiv="Content-Security-Policy" content="{policy}">
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <meta name="generator" content="fedapt">
-<title>{html.escape(title)}</title>
-<style>{STYLE}</style>
-<script>{script}</script>
+<title>{escape(title)}</title>
+<style>{STYLE.read_text(encoding="utf-8")}</style>
+{plotly}
+<script nonce="{nonce}">{SCRIPT.read_text(encoding="utf-8")}</script>
 </head>
 <body>
 <main>
+{notice}
 {body}
 </main>
 </body>

@@ -21,7 +21,7 @@ from rich.text import Text
 
 from fedapt.cost.ledger import RoundRecord
 from fedapt.record.totals import Cause, GroupTotals, Summary
-from fedapt.report.figures import byte_count, counted, decimal, harmless, joules, memory, percent, ranges, seconds
+from fedapt.report.figures import byte_count, counted, decimal, distinct, harmless, joules, memory, percent, ranges, seconds
 
 MOST_GROUPS = 8
 MOST_CAUSES = 4
@@ -192,12 +192,14 @@ def figure_table(headings: Sequence[str], rows: Sequence[Sequence[str]], width: 
     gap = 2 if width >= 90 else 1
     lines = [headings, *rows, *([total] if total else [])]
     numbers = sum(gap + max(len(cells[column]) for cells in lines) for column in range(1, len(headings)))
+    room = max(width - numbers, 8)
+    names = distinct([cells[0] for cells in rows], room)
     table = Table(box=None, pad_edge=False, padding=(0, gap, 0, 0), header_style="bold")
-    table.add_column(headings[0], overflow="ellipsis", no_wrap=True, max_width=max(width - numbers, 8))
+    table.add_column(headings[0], overflow="ellipsis", no_wrap=True, max_width=room)
     for heading in headings[1:]:
         table.add_column(heading, justify="right", no_wrap=True)
-    for cells in rows:
-        table.add_row(*map(Text, cells))
+    for name, cells in zip(names, rows, strict=True):
+        table.add_row(*map(Text, [name, *cells[1:]]))
     if total:
         table.add_row(*map(Text, total), style="bold")
     return table
@@ -225,7 +227,10 @@ def _cost_lines(summary: Summary) -> list[tuple[str, str]]:
         ("Energy", f"{joules(total.energy_j)} by the bits of the weights: {split}"),
         ("", f"{joules(total.energy_operands_j)} by both operands: a float activation makes a float MAC"),
         ("", f"under each energy table: {tables}"),
-        ("Time", f"{seconds(summary.simulated_time_s)} simulated (slowest client of each round), {seconds(summary.wall_s)} here"),
+        (
+            "Time",
+            f"{seconds(summary.simulated_time_s)} simulated, from begin to end on the devices; {seconds(summary.wall_s)} here",
+        ),
         ("Costs", origins(summary.sources) or "none"),
     ]
 

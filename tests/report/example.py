@@ -90,9 +90,9 @@ class Example:
         bits = float(np.mean([row.mean_bits for row in updates])) if updates else None
         return RoundRecord(
             number, accuracy, 2.3 * (1 - accuracy) + 0.05, updates[0].train_loss if updates else None, bits, wish,
-            self.cohort, len(updates), len({row.client for row in rows}) - len(updates), sum(row.energy_j for row in rows),
-            max(row.time_s for row in rows), sum(row.downlink_bytes for row in rows), sum(row.uplink_bytes for row in rows),
-            max(row.memory_bytes for row in rows), 2.4,
+            self.cohort, len(updates), len({row.client for row in rows}) - len(updates), 0, sum(row.energy_j for row in rows),
+            max(row.time_s for row in rows), 10.0 * (number + 1), sum(row.downlink_bytes for row in rows),
+            sum(row.uplink_bytes for row in rows), max(row.memory_bytes for row in rows), 2.4,
         )  # fmt: skip
 
     def clients(self) -> list[ClientRecord]:

@@ -2,7 +2,7 @@ import math
 
 import pytest
 
-from fedapt.report.figures import byte_count, decimal, harmless, joules, memory, percent, ranges, seconds
+from fedapt.report.figures import byte_count, decimal, distinct, harmless, joules, memory, percent, ranges, seconds
 
 
 @pytest.mark.parametrize(
@@ -51,3 +51,9 @@ def test_client_numbers_are_joined_to_ranges() -> None:
 
 def test_text_that_steers_a_terminal_or_its_direction_is_made_harmless() -> None:
     assert harmless("a\x1b[2Jb\r\nc\u202ed\x07é") == "a [2Jb  c d é"
+
+
+def test_long_names_that_begin_alike_are_cut_where_they_differ():
+    names = ["rounds 3, per_round 4, fp32, fedavg", "rounds 3, per_round 4, fixed, median", "short"]
+    assert distinct(names, 20) == ["...fp32, fedavg", "...fixed, median", "short"]
+    assert distinct(["same long name, twice"] * 2, 10) == ["same lo..."] * 2

@@ -6,6 +6,7 @@ from plotly.offline import get_plotlyjs
 
 from fedapt.errors import DamagedData
 from fedapt.report.html import write_report
+from fedapt.report.page import share_script
 from tests.report.example import Example
 
 HOSTILE = """</script><script>alert(1)</script><img src=x onerror="alert(2)">"""
@@ -24,19 +25,21 @@ def without_plotly(page: str) -> str:
 def test_the_page_is_one_file_that_asks_for_nothing(page: str) -> None:
     own = without_plotly(page)
     assert not re.search(r"https?:|//cdn|<link|<iframe| src=| href=", own)
-    assert "default-src 'none'" in own
+    assert "default-src 'none'; script-src 'nonce-" in own
 
 
 def test_every_plot_of_the_run_is_there(page: str) -> None:
-    ids = re.findall(r'<div id="plot-(\w+)"', page)
-    assert ids == ["accuracy", "loss", "bits", "layers", "spread", "energy", "tables", "traffic", "time"]
+    ids = re.findall(r"id='plot-([\w-]+)'", page)
+    assert ids == [
+        "accuracy", "loss", "bits", "layers", "cost", "share", "spread", "energy", "time", "traffic", "tables", "dropouts",
+    ]  # fmt: skip
 
 
 def test_key_figures_groups_causes_and_origins_are_text_on_the_page(page: str) -> None:
     text = re.sub(r"<[^>]+>", " ", without_plotly(page))
     assert re.search(r"global accuracy +92\.0 % +best 92\.0 % after 20 rounds", text)
     assert re.search(r"stm32h7 +19 +29 of 38 +84\.0 % +6\.47 +15\.2 J +17\.4 min", text)
-    assert re.search(r"refused +9 +188, 192, 196 +needs 1\.31 MiB at 2 bits", text)
+    assert re.search(r"refused +9 +2\.2 % +188, 192, 196 +needs 1\.31 MiB at 2 bits", text)
     assert re.search(r"energy +modelled +391 +computed from", text)
     assert "no device was measured" in text
     assert "rounds: 20" in text
@@ -53,7 +56,7 @@ def test_text_of_a_scenario_or_a_client_is_never_markup(tmp_path: Path) -> None:
     assert "alert(1)" in page
     assert "<script>alert" not in page
     assert "<img" not in page
-    assert page.count("</script>") == page.count("<script") == 1 + len(re.findall('<div id="plot-', page))
+    assert page.count("</script>") == page.count("<script") == 2 + len(re.findall("id='plot-", page))
 
 
 def test_a_killed_run_has_a_report_of_its_rounds(tmp_path: Path) -> None:
@@ -91,3 +94,10 @@ def test_a_scenario_that_is_none_is_one_sentence(tmp_path: Path, content: str) -
     (path / "scenario.yaml").write_text(content)
     with pytest.raises(DamagedData, match=r"scenario\.yaml is not the scenario of a run"):
         write_report(path)
+
+
+def test_a_run_inside_of_a_bench_uses_the_script_of_its_folder(tmp_path: Path) -> None:
+    share_script(tmp_path)
+    page = write_report(Example(rounds=2).write(tmp_path / "cells")).read_text()
+    assert 'src="../../plotly.min.js"></script>' in page
+    assert len(page) < 300_000
