@@ -13,6 +13,22 @@ from fedapt import __version__
 from fedapt.errors import FedaptError
 from fedapt.stopping import Stopped
 
+Plugins = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--plugin", metavar="MODULE", help="Import a module or a .py file of yours, with kinds such as `my_module:Mine`."
+    ),
+]
+Track = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--track",
+        metavar="TRACKER",
+        callback=lambda names: _known_trackers(names),
+        help="Feed it to a tracker as it goes: tensorboard, mlflow or wandb.",
+    ),
+]
+
 app = typer.Typer(
     name="fedapt",
     no_args_is_help=True,
@@ -40,6 +56,23 @@ def main() -> None:
         sys.exit(141)
 
 
+def _known_trackers(names: list[str] | None) -> list[str]:
+    from fedapt.tracking.guarded import check_names
+
+    try:
+        check_names(names or [])
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from None
+    return names or []
+
+
+def _load(plugins: list[str] | None) -> None:
+    """Import the user's own modules, before fedapt's tables of kinds are read."""
+    from fedapt.plugins import load_plugins
+
+    load_plugins(plugins or [])
+
+
 def _show_version(wanted: bool) -> None:
     if wanted:
         print(__version__)
@@ -60,17 +93,21 @@ def run(
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Replace a value of the scenario.")
     ] = None,
     output: Annotated[Path, typer.Option("--output", "-o", help="Where run folders are made.")] = Path("runs"),
+    plugin: Plugins = None,
+    track: Track = None,
 ) -> None:
     """Run a scenario; results and a report go into a new folder."""
+    _load(plugin)
     from fedapt.scenario import load_scenario
 
     loaded = load_scenario(scenario, overrides or [])
     from fedapt.report.terminal import Display
     from fedapt.run import run as run_scenario
     from fedapt.stopping import Stopper
+    from fedapt.tracking.watched import watched
 
-    with Stopper() as stopper, Display() as display:
-        run_scenario(loaded, output, display, stopper)
+    with Stopper() as stopper, Display() as display, watched(display, track or []) as shown:
+        run_scenario(loaded, output, shown, stopper)
 
 
 @app.command(
@@ -84,11 +121,13 @@ def check(
     ] = None,
     output: Annotated[Path, typer.Option("--output", "-o", help="Where the run's folder would be made.")] = Path("runs"),
     json: Annotated[Path | None, typer.Option("--json", help="Write it as JSON too; - prints nothing else.")] = None,
+    plugin: Plugins = None,
 ) -> None:
     """Validate a scenario and predict its run without training: who fits, bits, memory, energy, time, and what to change.
 
     The exit status is that of the run: 0 if it can start and its first rounds would count, with or without warnings.
     """
+    _load(plugin)
     from fedapt.scenario import load_scenario
 
     loaded = load_scenario(scenario, overrides or [])
@@ -103,24 +142,116 @@ def resume(
     allow_inexact: Annotated[
         bool, typer.Option("--allow-inexact", help="Go on under other versions or an edited scenario, and mark the run so.")
     ] = False,
+    plugin: Plugins = None,
+    track: Track = None,
 ) -> None:
     """Go on with a run that was stopped, failed or killed; it ends with the bits of one that was never interrupted."""
+    _load(plugin)
     from fedapt.report.terminal import Display
     from fedapt.resuming import resume as resume_run
     from fedapt.stopping import Stopper
+    from fedapt.tracking.watched import watched
 
-    with Stopper() as stopper, Display() as display:
-        resume_run(run, display, stopper, allow_inexact=allow_inexact)
+    with Stopper() as stopper, Display() as display, watched(display, track or []) as shown:
+        resume_run(run, shown, stopper, allow_inexact=allow_inexact)
+
+
+@app.command(
+    epilog="Examples: [bold]fedapt bench bench --dry-run[/]  ·  [bold]fedapt bench my.yaml --set rounds=5 --set axes.seed=[0][/]"
+)
+def bench(
+    file: Annotated[str, typer.Argument(metavar="BENCH", help="A bench file, or the name of a packaged one, such as `bench`.")],
+    overrides: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Replace a value of the bench file, or of all of its scenarios."),
+    ] = None,
+    output: Annotated[Path, typer.Option("--output", "-o", help="Where the bench's folder is, or is made.")] = Path("runs"),
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the arms and what they would take; train nothing.")] = False,
+    names: Annotated[bool, typer.Option("--list", help="List the cells, and what became of each so far.")] = False,
+    retry: Annotated[bool, typer.Option("--retry", help="Play again, too, what failed by its own rules.")] = False,
+    plugin: Plugins = None,
+    track: Track = None,
+) -> None:
+    """Play a grid of scenarios and compare its arms; started again, it goes on where it was, to the same bits.
+
+    The exit status is 5 if a cell failed; the others are played and compared all the same.
+    """
+    _load(plugin)
+    from fedapt.benchmark.bench import command_line, play_bench
+    from fedapt.benchmark.display import BenchDisplay
+    from fedapt.benchmark.grid import load_bench
+    from fedapt.benchmark.preview import list_cells, preview
+
+    loaded = load_bench(file, overrides or [])
+    if names or dry_run:
+        with BenchDisplay() as display:
+            (list_cells if names else preview)(loaded, output, display)
+        return
+    from fedapt.stopping import Stopper
+
+    with Stopper() as stopper, BenchDisplay() as display:
+        play_bench(loaded, output, command_line(), display, stopper, trackers=track or [], retry=retry)
+
+
+@app.command(
+    epilog="Examples: [bold]fedapt compare runs/noniid-*[/]  ·  [bold]fedapt compare runs/a runs/b --baseline runs/b -o a-b[/]"
+)
+def compare(
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Run folders, or folders of benches.")],
+    baseline: Annotated[
+        str | None, typer.Option("--baseline", help="The arm, or a run of it, that others are compared with; else the first.")
+    ] = None,
+    target: Annotated[
+        float | None, typer.Option("--target", min=0, max=1, help="An accuracy from 0 to 1; else 95 % of the baseline's.")
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="A folder for the tables (CSV, Parquet, JSON) and the report.")
+    ] = None,
+    json: Annotated[Path | None, typer.Option("--json", help="Write it as JSON too; - prints nothing else.")] = None,
+) -> None:
+    """Compare runs: those that differ in the seed alone are one arm, named by what differs between the scenarios."""
+    from fedapt.benchmark.bench import command_line
+    from fedapt.benchmark.existing import compare_runs
+    from fedapt.benchmark.output import present
+
+    present(compare_runs(runs, baseline, target), output, json, command_line())
+
+
+@app.command(
+    epilog="Examples: [bold]fedapt track runs/noniid-20261120-181500 --to tensorboard[/], then"
+    " [bold]tensorboard --logdir runs[/]  ·  [bold]fedapt track runs/* --to mlflow --to wandb[/]"
+)
+def track(
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Run folders, or folders of benches.")],
+    to: Annotated[
+        list[str],
+        typer.Option(
+            "--to", metavar="TRACKER", callback=lambda names: _known_trackers(names), help="tensorboard, mlflow or wandb."
+        ),
+    ],
+) -> None:
+    """Show runs that exist, finished or not, in a tracker; a run that is tracked again is not there twice."""
+    from fedapt.benchmark.existing import runs_in
+    from fedapt.tracking.afterwards import track as track_run
+
+    for run in (run for path in runs for run in runs_in(path)):
+        for name in to:
+            print(f"{run}: {name}: {track_run(run, name)}")
 
 
 @app.command(epilog="Example: [bold]fedapt schema > scenarios/schema.json[/], for editors that check YAML as you type")
-def schema() -> None:
-    """Print the JSON schema of scenarios."""
+def schema(
+    bench: Annotated[bool, typer.Option("--bench", help="That of bench files.")] = False,
+    plugin: Plugins = None,
+) -> None:
+    """Print the JSON schema of scenarios, or of bench files."""
+    _load(plugin)
     import json
 
+    from fedapt.benchmark.file import bench_schema
     from fedapt.scenario import scenario_schema
 
-    print(json.dumps(scenario_schema(), indent=2))
+    print(json.dumps(bench_schema() if bench else scenario_schema(), indent=2))
 
 
 @app.command(
@@ -148,7 +279,11 @@ def profile(
 def report(
     run: Annotated[Path, typer.Argument(help="A run folder.")],
 ) -> None:
-    """Write the report of a run again."""
+    """Write the report of a run again; that of a bench is written by the bench, or by `fedapt compare -o FOLDER`."""
+    from fedapt.benchmark.existing import BENCH
+    from fedapt.errors import SetupError
     from fedapt.report.html import write_report
 
+    if (run / BENCH).is_file():
+        raise SetupError(f"{run} is the folder of a bench; start the bench again, or: fedapt compare {run} -o FOLDER")
     print(write_report(run))

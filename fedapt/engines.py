@@ -1,13 +1,44 @@
-"""What carries a run to its clients: the transport that the scenario's `engine:` block names."""
+"""What carries a run to its clients: a Gateway for the scenario's `clock:`, around the transport that its `engine:` names."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
+from fedapt.clock.asynchronous import Asynchronous
+from fedapt.clock.synchronous import Synchronous
 from fedapt.enrolment import Enrolment
 from fedapt.environment import usable_cores
 from fedapt.errors import SetupError
-from fedapt.grid.gateway import Transport
+from fedapt.grid.asynchronous import AsynchronousGateway
+from fedapt.grid.flights import Roster
+from fedapt.grid.gateway import Gateway, Transport
 from fedapt.grid.inline import Inline
-from fedapt.scenario import Engine
+from fedapt.grid.visit import Outcome
+from fedapt.scenario import Engine, Scenario
+
+
+def open_gateway(
+    scenario: Scenario,
+    enrolment: Enrolment,
+    roster: Roster,
+    transport: Transport | None = None,
+    on_outcome: Callable[[Outcome], None] = lambda outcome: None,
+) -> Gateway:
+    """Open the door to the clients; with `transport`, through it and not through what the scenario's engine names."""
+    carried = transport or open_transport(scenario.engine, enrolment)
+    given = (carried, enrolment.participants, enrolment.wishes, scenario.seed)
+    named: dict[str, Any] = {
+        "linear": scenario.strategy.linear,
+        "corrects": scenario.strategy.corrects,
+        "per_round": scenario.clients.per_round,
+        "batteries": enrolment.batteries,
+        "on_outcome": on_outcome,
+    }
+    if isinstance(scenario.clock, Asynchronous):
+        return AsynchronousGateway(*given, asynchronous=scenario.clock, roster=roster, **named)
+    assert isinstance(scenario.clock, Synchronous)
+    return Gateway(*given, clock=scenario.clock, **named)
 
 
 def open_transport(engine: Engine, enrolment: Enrolment) -> Transport:

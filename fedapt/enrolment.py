@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -19,6 +19,7 @@ from fedapt.cost.projection import readable_bytes
 from fedapt.cost.workload import Workloads
 from fedapt.data import Federation
 from fedapt.errors import ScenarioError
+from fedapt.fleet import Group
 from fedapt.grid.batteries import Batteries, Battery
 from fedapt.grid.messages import Messages
 from fedapt.grid.participant import Participant
@@ -27,7 +28,7 @@ from fedapt.grid.workshop import ClientMethod, Workshop
 from fedapt.models import build
 from fedapt.quant import OperandWidths, quantisable
 from fedapt.quant.skeleton import float_arrays
-from fedapt.scenario import Group, Scenario
+from fedapt.scenario import Scenario
 from fedapt.seeding import numpy_stream
 
 FLOAT_BYTES = 4
@@ -64,7 +65,7 @@ def enrol(scenario: Scenario, federation: Federation) -> Enrolment:
     for client, number in enumerate(group_of):
         cost = cost_of(number, faults.slowdown(scenario.seed, client))
         participant = _participant(client, groups[number], cost, federation, messages, scenario.admission)
-        objection = _objection(participant, wishes)
+        objection = _objection(participant, wishes, scenario.strategy.corrects)
         if objection is None:
             participants[client] = participant
         else:
@@ -88,13 +89,6 @@ def _require_room(scenario: Scenario, federation: Federation) -> None:
         needed, free = readable_bytes(FLOAT_BYTES * weights), readable_bytes(found[0])
         kind = scenario.model.kind
         raise ScenarioError(f"model: `{kind}` of these sizes takes {needed}, and this machine has {free} free; make it smaller")
-
-
-def cohort(scenario: Scenario, enrolled: Collection[int], number: int) -> list[int]:
-    """Return the clients of a round, drawn from the scenario's seed."""
-    size = min(scenario.clients.per_round, len(enrolled))
-    chosen = numpy_stream(scenario.seed, "cohort", number).choice(sorted(enrolled), size, replace=False)
-    return sorted(int(client) for client in chosen)
 
 
 def _method_of(group: Group) -> ClientMethod:
@@ -134,14 +128,15 @@ def _participant(
         energy_budget_j=group.budget.energy,
         messages=messages,
         admission=admission,
+        link=group.method.link,
     )
 
 
-def _objection(participant: Participant, wishes: Wishes) -> Refusal | None:
+def _objection(participant: Participant, wishes: Wishes, corrected: bool) -> Refusal | None:
     """Return why a client cannot take part, whatever its battery, or None."""
     if not participant.samples:
         return Refusal("it has no samples to train on", 0, participant.memory_budget_bytes, None, None)
-    plan = participant.plan(wishes.of(participant.policy, participant.client))
+    plan = participant.plan(wishes.of(participant.policy, participant.client), corrected=corrected)
     return plan if isinstance(plan, Refusal) else None
 
 

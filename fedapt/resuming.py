@@ -15,17 +15,24 @@ from fedapt.record.lock import in_use
 from fedapt.record.tables import read_json, readable
 from fedapt.report.terminal import Display
 from fedapt.results import RunFolder, require_run
-from fedapt.run import play
+from fedapt.run import play, played_inline
 from fedapt.scenario import Scenario, load_scenario
 from fedapt.stopping import Stopper
 
 
 def resume(
-    path: Path, display: Display, stopper: Stopper, *, allow_inexact: bool = False, transport: Transport | None = None
+    path: Path,
+    display: Display,
+    stopper: Stopper,
+    *,
+    allow_inexact: bool = False,
+    transport: Transport | None = None,
+    inline: bool = False,
 ) -> Path:
     """Go on with a run from its newest whole round, to the bits of a run that was never interrupted.
 
     allow_inexact: go on although versions, threads, the CPU or the scenario are not what they were, and mark the run so.
+    inline: play it in this process, whatever its engine.
     Raises CannotResume if they are not, SetupError if another process has the run, DamagedData if no round can be gone on from.
     """
     require_run(path)
@@ -38,6 +45,7 @@ def resume(
         display.message(f"{path}: all rounds of this run are played and its files are whole; there is nothing to resume.")
         return path
     scenario, changed = _scenario_of(path, allow_inexact)
+    scenario = played_inline(scenario) if inline else scenario
     if scenario.engine.kind == "superlink" and transport is None:
         return run_on_superlink(scenario, path.parent, display, resumed=path, allow_inexact=allow_inexact)
     with in_use(path):

@@ -7,23 +7,21 @@ committed, with its ledger and all that the next one needs, before the next one 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
-from flwr.app import Array, ArrayRecord, ConfigRecord
-from flwr.serverapp.strategy import Strategy
 
 from fedapt.clients.instructions import EvaluateReport
+from fedapt.clock.asynchronous import Asynchronous
 from fedapt.cost.ledger import LedgerRow, RoundRecord
 from fedapt.data import load
 from fedapt.deploy.local_superlink import run_on_superlink
-from fedapt.engines import open_transport
-from fedapt.enrolment import Enrolment, cohort, enrol
+from fedapt.engines import open_gateway
+from fedapt.enrolment import Enrolment, enrol
 from fedapt.environment import environment
-from fedapt.errors import CannotResume, FedaptError, RunFailed
+from fedapt.errors import CannotResume, DamagedData, FedaptError
 from fedapt.evaluation import UNKNOWN, Evaluator
 from fedapt.grid.gateway import Gateway, Transport
 from fedapt.models import build
@@ -35,12 +33,13 @@ from fedapt.record.crash_points import CrashPoint, crash_point
 from fedapt.record.lock import in_use
 from fedapt.record.plain import NotPlain
 from fedapt.record.standings import Standings
-from fedapt.record.strategy_state import restore, state_of
 from fedapt.record.totals import Totals, in_order, round_record
 from fedapt.report.html import write_report
 from fedapt.report.terminal import Display
 from fedapt.results import RunFolder
 from fedapt.scenario import Scenario, dump_scenario
+from fedapt.seat import Seat
+from fedapt.selection.cohorts import Cohorts
 from fedapt.stopping import Stopper
 
 Arrays = dict[str, np.ndarray]
@@ -62,6 +61,11 @@ def run(scenario: Scenario, root: Path, display: Display, stopper: Stopper, tran
     return folder.path
 
 
+def played_inline(scenario: Scenario) -> Scenario:
+    """Return the scenario with an engine that needs no other process; its results are the same."""
+    return scenario.model_copy(update={"engine": scenario.engine.model_copy(update={"kind": "inline"})})
+
+
 def play(
     scenario: Scenario,
     folder: RunFolder,
@@ -74,24 +78,17 @@ def play(
     """Play a run into its folder, from the first round or from where its commits end."""
     with Narrator(display, folder.path / "run.log") as narrator:
         narrator.begin(folder.path, scenario)
+        seat = Seat(scenario.strategy)
         state, problem = folder.recover() if resumed else (None, "")
         federation = load(scenario.data, scenario.clients.count, scenario.seed)
         enrolment = enrol(scenario, federation)
         narrator.enrolled(enrolment)
         model = build(scenario.model, federation.data_shape, scenario.seed)
         evaluator = Evaluator(scenario.model, federation.test, federation.classes, scenario.engine.threads)
-        gateway = Gateway(
-            transport or open_transport(scenario.engine, enrolment),
-            enrolment.participants,
-            enrolment.wishes,
-            scenario.seed,
-            linear=scenario.strategy.linear,
-            deadline_s=scenario.failures.deadline_s,
-            batteries=enrolment.batteries,
-            on_outcome=narrator.outcome,
-        )
+        cohorts = Cohorts(scenario, enrolment)
+        gateway = open_gateway(scenario, enrolment, cohorts, transport, narrator.outcome)
         start = {name: values.numpy() for name, values in float_arrays(model).items()}
-        story = Story(scenario, gateway, enrolment, evaluator, folder, narrator, stopper, start)
+        story = Story(scenario, seat, gateway, enrolment, cohorts, evaluator, folder, narrator, stopper, start)
         try:
             if resumed:
                 story.take_up(state, problem)
@@ -110,8 +107,10 @@ class Story:
     def __init__(
         self,
         scenario: Scenario,
+        seat: Seat,
         gateway: Gateway,
         enrolment: Enrolment,
+        cohorts: Cohorts,
         evaluator: Evaluator,
         folder: RunFolder,
         narrator: Narrator,
@@ -121,9 +120,9 @@ class Story:
         self._scenario, self._gateway, self._enrolment = scenario, gateway, enrolment
         self._evaluator, self._folder, self._stopper = evaluator, folder, stopper
         self._narrator, self._display = narrator, narrator.display
-        self._strategy: Strategy = scenario.strategy.build()
+        self._seat = seat
         self._quorum = Quorum(scenario.failures, scenario.strategy)
-        self._totals, self._standings = Totals(), Standings()
+        self._totals, self._standings, self._cohorts = Totals(), Standings(), cohorts
         self._records: list[RoundRecord] = []
         self._client_scores: dict[int, EvaluateReport] = {}
         self._arrays = arrays
@@ -133,6 +132,7 @@ class Story:
         for record, rows in self._folder.committed():
             self._totals.add(rows)
             self._standings.add(rows)
+            self._cohorts.add(rows)
             self._quorum.count(rows)
             self._records.append(record)
         self._narrator.resumed(len(self._records), self._scenario.rounds, problem)
@@ -145,63 +145,64 @@ class Story:
         if {name: values.shape for name, values in checkpoint.model.items()} != shapes:
             raise CannotResume(f"{self._folder.path} holds another model than the {self._scenario.model.kind} of its scenario.")
         self._arrays = dict(checkpoint.model)
-        restore(self._strategy, dict(checkpoint.strategy))
+        self._seat.restore(checkpoint.strategy)
         self._enrolment.wishes.learned.update(checkpoint.wishes)
         self._enrolment.batteries.level_j.update(checkpoint.batteries)
+        try:
+            self._gateway.restore(checkpoint.gateway)
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise DamagedData(f"{self._folder.path}: what its clients were at cannot be read ({error})") from None
         self._client_scores = dict(checkpoint.scores)
 
     def play(self) -> None:
         """Play all rounds that are not committed yet."""
         for number in range(len(self._records), self._scenario.rounds):
-            began = time.monotonic()
-            chosen = cohort(self._scenario, self._enrolment.participants, number)
-            self._display.round_started(number, len(chosen))
-            wish = dict(self._wish())
-            self._gateway.open_round(number, chosen)
+            began, wish = time.monotonic(), dict(self._wish())
+            asked, start_s = self._open_round(number)
+            self._display.round_started(number, asked)
             arrays = self._train(number)
-            rows = in_order([*(self._enrolment.refused if number == 0 else ()), *self._gateway.rows])
+            lasted_s = self._gateway.lasted_s
+            rows = self._rows(number)
             if self._due(number, self._scenario.evaluate.clients_every):
                 self._evaluate_on_clients(number, arrays)
             score = self._evaluator.score(arrays) if self._due(number, self._scenario.evaluate.every) else UNKNOWN
-            record = round_record(
-                number, rows, *score, wish, len(chosen), time.monotonic() - began, self._scenario.failures.deadline_s
-            )
-            self._enrolment.batteries.pass_round(rows, record.time_s + self._scenario.clients.batteries.between_rounds_s)
+            wall_s = time.monotonic() - began
+            record = round_record(number, rows, *score, wish, asked, time_s=lasted_s, clock_s=start_s + lasted_s, wall_s=wall_s)
+            self._enrolment.batteries.pass_round(rows, lasted_s + self._scenario.clients.batteries.between_rounds_s)
             crash_point(CrashPoint.TRAINED)
             with self._stopper.held():
                 self._commit(arrays, record, rows)
             self._quorum.check(number, rows)
 
+    def _open_round(self, number: int) -> tuple[int, float]:
+        """Show the strategy its clients; return how many are asked, and when, in simulated time, the round begins."""
+        clients, clock, participants = self._scenario.clients, self._scenario.clock, self._enrolment.participants
+        start_s = self._records[-1].clock_s + clients.batteries.between_rounds_s if self._records else 0.0
+        if isinstance(clock, Asynchronous):
+            self._gateway.open_round(number, list(participants), start_s)
+            return clients.per_round, start_s
+        chosen, waited_s = self._cohorts.draw(number, start_s, clock.asked(clients.per_round))
+        self._enrolment.batteries.pass_round((), waited_s)
+        self._gateway.open_round(number, chosen, start_s + waited_s)
+        return len(chosen), start_s + waited_s
+
+    def _rows(self, number: int) -> list[LedgerRow]:
+        """Return the round's ledger: in the first one with all that cannot take part, in the last with all still at work."""
+        refused = self._enrolment.refused if number == 0 else ()
+        at_work = self._gateway.give_up() if number + 1 == self._scenario.rounds else ()
+        return in_order([*refused, *self._gateway.rows, *at_work])
+
     def _train(self, number: int) -> Arrays:
-        """Return the next global model: Flower counts rounds from 1."""
-        strategy, gateway = self._strategy, self._gateway
-        record = ArrayRecord({name: Array(values) for name, values in self._arrays.items()})
-        with self._blaming_the_strategy(number):
-            messages = strategy.configure_train(number + 1, record, ConfigRecord(), gateway)
-        replies = gateway.send_and_receive(messages)
+        """Return the next global model."""
+        gateway = self._gateway
+        replies = gateway.send_and_receive(self._seat.train_messages(number, self._arrays, gateway))
         if shortage := self._quorum.shortage(gateway.rows):
             self._narrator.warning(f"round {number} is empty, the model stays as it is: {shortage}")
             self._enrolment.wishes.discard()
             return self._arrays
-        with self._blaming_the_strategy(number):
-            aggregated, _ = strategy.aggregate_train(number + 1, replies)
-            if aggregated is None:
-                raise ValueError(f"it made no model of {len(replies)} replies")
-            arrays = {name: np.asarray(array.numpy(), np.float32) for name, array in aggregated.items()}
-            for name, values in self._arrays.items():
-                if name not in arrays or arrays[name].shape != values.shape or not np.isfinite(arrays[name]).all():
-                    raise ValueError(f"it returned a {name} that is missing, of another shape or not finite")
+        arrays = self._seat.aggregate(number, replies, self._arrays)
         self._enrolment.wishes.adapt(self._arrays, arrays)
         return arrays
-
-    @contextmanager
-    def _blaming_the_strategy(self, number: int) -> Iterator[None]:
-        """Turn whatever a strategy raises into one sentence; the traceback is in run.log."""
-        try:
-            yield
-        except Exception as error:
-            kind = self._scenario.strategy.kind
-            raise RunFailed(f"round {number}: the strategy {kind} failed: {type(error).__name__}: {error}") from error
 
     def _evaluate_on_clients(self, number: int, arrays: Arrays) -> None:
         """Evaluate the model on every client's held-out samples, at the bits that this client would get."""
@@ -210,14 +211,9 @@ class Story:
         if not with_samples:
             return
         gateway.open_round(number, with_samples)
-        record = ArrayRecord({name: Array(values) for name, values in arrays.items()})
-        with self._blaming_the_strategy(number):
-            messages = self._strategy.configure_evaluate(number + 1, record, ConfigRecord(), gateway)
-        replies = gateway.send_and_receive(messages)
-        with self._blaming_the_strategy(number):
-            self._strategy.aggregate_evaluate(number + 1, replies)
-        reports = {outcome.client: outcome.report for outcome in gateway.outcomes}
-        self._client_scores = {client: report for client, report in reports.items() if isinstance(report, EvaluateReport)}
+        replies = gateway.send_and_receive(self._seat.evaluation_messages(number, arrays, gateway))
+        self._seat.take_evaluations(number, replies)
+        self._client_scores = gateway.evaluated
 
     def _due(self, number: int, every: int | None) -> bool:
         return number + 1 == self._scenario.rounds or (every is not None and (number + 1) % every == 0)
@@ -232,6 +228,7 @@ class Story:
         self._arrays = arrays
         self._totals.add(rows)
         self._standings.add(rows)
+        self._cohorts.add(rows)
         self._quorum.count(rows)
         self._records.append(record)
         self._display.round_done(record)
@@ -239,7 +236,7 @@ class Story:
     def _checkpoint(self, arrays: Arrays) -> Checkpoint:
         strategy, obstacle = None, ""
         try:
-            strategy = state_of(self._strategy, self._scenario.strategy.build())
+            strategy = self._seat.state()
         except NotPlain as error:
             obstacle = (
                 f"the strategy {self._scenario.strategy.kind} cannot be resumed: its {error}, which is not saved;"
@@ -248,7 +245,15 @@ class Story:
             if not self._records:
                 self._narrator.warning(obstacle)
         enrolment = self._enrolment
-        return Checkpoint(arrays, strategy, obstacle, enrolment.wishes.learned, self._client_scores, enrolment.batteries.level_j)
+        return Checkpoint(
+            arrays,
+            strategy,
+            obstacle,
+            enrolment.wishes.learned,
+            self._client_scores,
+            enrolment.batteries.level_j,
+            self._gateway.state(),
+        )
 
     def finish(self) -> None:
         """Write the results of the rounds that were committed, and the report."""

@@ -6,7 +6,6 @@ Reading refuses what it does not know, and reports everything that is wrong at o
 from __future__ import annotations
 
 import io
-import itertools
 import math
 import os
 from collections.abc import Sequence
@@ -19,171 +18,29 @@ from pydantic import Field, ValidationError, ValidationInfo, field_validator
 from ruamel.yaml import YAML
 
 from fedapt.admission import Admission
-from fedapt.clients.backward import RULES
-from fedapt.clients.backward.rule import Backward
-from fedapt.clients.continual import METHODS
-from fedapt.clients.continual.memory import Continual
 from fedapt.clients.faulty import Faults
-from fedapt.clients.precision import POLICIES
-from fedapt.clients.precision.policy import Policy
-from fedapt.clients.samples import FILTERS
-from fedapt.clients.samples.filter import Filter
-from fedapt.cost import profiles
+from fedapt.clock import CLOCKS
+from fedapt.clock.clock import Clock
 from fedapt.data import DataSpec, is_path
 from fedapt.errors import ScenarioError
+from fedapt.fleet import YAML_SUFFIXES, Clients
 from fedapt.models import MODELS
 from fedapt.models.model import ModelOptions
-from fedapt.options import Bytes, Joules, Options
-from fedapt.quant import FLOAT_BITS, HIGHEST_BITS, LOWEST_BITS
+from fedapt.options import Options
+from fedapt.plugins.strategies import PluggedStrategies
 from fedapt.reading.explain import explain, suggest
 from fedapt.reading.one_of import OneOf
 from fedapt.reading.overrides import override, with_value
-from fedapt.reading.yaml_source import KeyPath, Source, fail, read_bytes, read_file, value_at
+from fedapt.reading.yaml_source import KeyPath, Problem, Source, fail, read_bytes, read_file, value_at
 from fedapt.seeding import numpy_stream
 from fedapt.strategies import STRATEGIES
 from fedapt.strategies.strategy import StrategyOptions
 
 Share = Annotated[float, Field(ge=0, le=1)]
-YAML_SUFFIXES = (".yaml", ".yml")
+TRACE: KeyPath = ("clients", "availability", "file")
 MOST_SUPERNODES = 16
 # Far more than that ends in a crash of the system's thread library.
 MOST_THREADS = 256
-
-
-class Local(Options):
-    """What a client does in a round."""
-
-    epochs: int = Field(default=1, ge=0, le=10**4, description="passes over the client's samples in a round")
-    batch: int = Field(default=32, ge=1, le=10**9, description="samples in a step")
-    lr: float = Field(default=0.05, gt=0, description="learning rate")
-
-
-Width = Annotated[int, Field(ge=LOWEST_BITS, le=HIGHEST_BITS)] | Literal[32]
-
-
-class Method(Options):
-    """How a client trains: one of each of the four parts of an on-device method."""
-
-    precision: Annotated[Policy, OneOf(POLICIES)] = Field(
-        default="budget", validate_default=True, description="how weights are stored and how their bits adapt"
-    )
-    backward: Annotated[Backward, OneOf(RULES)] = Field(
-        default="exact", validate_default=True, description="how gradients are computed"
-    )
-    samples: Annotated[Filter, OneOf(FILTERS)] = Field(
-        default="all", validate_default=True, description="which samples are worth training on"
-    )
-    continual: Annotated[Continual, OneOf(METHODS)] = Field(
-        default="none", validate_default=True, description="what keeps old tasks alive"
-    )
-    activations: Width = Field(default=FLOAT_BITS, description="width of what a layer takes in and keeps for the backward pass")
-    errors: Width = Field(default=FLOAT_BITS, description="width of the errors that come back to a layer, rounded stochastically")
-
-
-class Limits(Options):
-    """What fedapt may use of a device; null means as much as the device has."""
-
-    memory: Bytes | None = Field(default=None, description="memory that training may use, for example `24 MiB`")
-    energy: Joules | None = Field(default=None, description="energy that a round may use, for example `2 J`")
-    battery: Joules | None = Field(
-        default=None, description="capacity of the battery, for example `10 Wh`; null: the profile's, or the mains"
-    )
-
-
-class Group(Options):
-    """Clients of one kind: the same device, budget and method."""
-
-    profile: str = Field(description="device profile: the name of one in clients/profiles, or the path of a .yaml")
-    name: str | None = Field(
-        default=None, min_length=1, description="what reports call the group; the profile's name unless given"
-    )
-    share: float | None = Field(default=None, gt=0, le=1, description="share of the clients; given for all groups or for none")
-    budget: Limits = Field(default_factory=Limits, description="what of the device may be used")
-    local: Local = Field(default_factory=Local, description="differs from clients.local in the keys given here")
-    method: Method = Field(default_factory=Method, description="differs from clients.method in the keys given here")
-
-    @field_validator("profile")
-    @classmethod
-    def _known(cls, profile: str) -> str:
-        if profile.endswith(YAML_SUFFIXES):
-            if not Path(profile).is_file():
-                raise ValueError(f"there is no file {profile}; check the path")
-        elif profile not in profiles.names():
-            raise ValueError(f"unknown profile `{profile}`; {suggest(profile, profiles.names())}")
-        return profile
-
-
-class Batteries(Options):
-    """How the batteries of those clients fare that have one."""
-
-    start: tuple[Share, Share] = Field(
-        default=(1.0, 1.0), strict=False, description="charge at the start, drawn for each client between these shares"
-    )
-    reserve: Share = Field(default=0.0, description="share of the capacity that training leaves alone")
-    between_rounds_s: float = Field(default=0.0, ge=0, description="simulated time between two rounds, in which they recharge")
-
-    @field_validator("start")
-    @classmethod
-    def _in_order(cls, start: tuple[float, float]) -> tuple[float, float]:
-        if start[0] > start[1]:
-            raise ValueError(f"the first share {start[0]:g} is above the second {start[1]:g}; write the lower one first")
-        return start
-
-
-class Clients(Options):
-    """Who takes part, and how they train."""
-
-    count: int = Field(ge=1, le=10**6, description="how many clients the federation has")
-    per_round: int = Field(ge=1, description="how many of them take part in a round")
-    local: Local = Field(default_factory=Local, description="what a client does in a round")
-    method: Method = Field(default_factory=Method, description="how a client trains")
-    batteries: Batteries = Field(default_factory=Batteries, description="how the batteries of those fare that have one")
-    groups: list[Group] = Field(
-        default=[{"profile": "raspberry-pi-4"}], validate_default=True, min_length=1, description="what devices the clients are"
-    )
-    """Once read, a group has its name, its share, and all of `local` and `method`."""
-
-    @field_validator("per_round")
-    @classmethod
-    def _no_more_than_there_are(cls, per_round: int, info: ValidationInfo) -> int:
-        if per_round > info.data.get("count", per_round):
-            raise ValueError(f"{per_round} clients a round cannot be chosen from {info.data['count']}; lower it or raise `count`")
-        return per_round
-
-    @field_validator("groups")
-    @classmethod
-    def _complete(cls, groups: list[Group], info: ValidationInfo) -> list[Group]:
-        """Fill in names and shares, and what the groups have in common."""
-        shares = [group.share for group in groups if group.share is not None]
-        if shares and len(shares) < len(groups):
-            raise ValueError(f"{len(shares)} of {len(groups)} groups have a `share`; give all of them one, or none")
-        if shares and abs(math.fsum(shares) - 1) > 1e-6:
-            raise ValueError(f"the shares of the groups add up to {math.fsum(shares):.6g}, expected 1; change a `share`")
-        common = {key: info.data[key] for key in ("local", "method") if key in info.data}
-        complete: list[Group] = []
-        for group, name in zip(groups, _names(groups), strict=True):
-            update: dict[str, Any] = {key: _over(block, getattr(group, key)) for key, block in common.items()}
-            update |= {"name": name, "share": group.share or 1 / len(groups)}
-            complete.append(group.model_copy(update=update))
-        return complete
-
-
-def _over(common: Options, own: Options) -> Options:
-    """Return the common block with the keys that the own block was given."""
-    return common.model_copy(update={key: getattr(own, key) for key in own.model_fields_set})
-
-
-def _names(groups: Sequence[Group]) -> list[str]:
-    """Return the groups' names, those not given made of the profile and, from the second on, a number."""
-    given = [group.name for group in groups if group.name]
-    if twice := next((name for name in given if given.count(name) > 1), None):
-        raise ValueError(f"two groups have the name `{twice}`; change one")
-    names: list[str] = []
-    for group in groups:
-        stem = Path(group.profile).stem if group.profile.endswith(YAML_SUFFIXES) else group.profile
-        free = (f"{stem}-{number}" if number > 1 else stem for number in itertools.count(1))
-        names.append(group.name or next(name for name in free if name not in {*given, *names}))
-    return names
 
 
 class Engine(Options):
@@ -205,13 +62,10 @@ class Engine(Options):
 
 
 class Failures(Options):
-    """What the server does about clients that do not answer well or in time."""
+    """What the server does about clients that do not answer well."""
 
     min_updates: int = Field(default=1, ge=1, description="with fewer updates a round is empty, and the model stays as it is")
     max_empty_rounds: int = Field(default=0, ge=0, description="how many empty rounds in a row the run bears before it fails")
-    deadline_s: float | None = Field(
-        default=None, gt=0, description="device time, of the cost model, after which an update comes too late; null: never"
-    )
 
 
 class Evaluate(Options):
@@ -241,8 +95,11 @@ class Scenario(Options):
     data: DataSpec = Field(description="which samples, and how they are dealt to the clients")
     model: Annotated[ModelOptions, OneOf(MODELS)] = Field(description="what is trained")
     clients: Clients = Field(description="who takes part, and how they train")
-    strategy: Annotated[StrategyOptions, OneOf(STRATEGIES)] = Field(
+    strategy: Annotated[StrategyOptions, OneOf(STRATEGIES, PluggedStrategies())] = Field(
         default="fedavg", validate_default=True, description="how the server aggregates"
+    )
+    clock: Annotated[Clock, OneOf(CLOCKS, usual="synchronous")] = Field(
+        default="synchronous", validate_default=True, description="for whom the server waits, in the devices' time"
     )
     engine: Engine = Field(default_factory=Engine, description="what runs the clients")
     evaluate: Evaluate = Field(default_factory=Evaluate, description="when accuracy is measured")
@@ -276,6 +133,27 @@ class Scenario(Options):
             )
         return strategy
 
+    @field_validator("clock")
+    @classmethod
+    def _possible(cls, clock: Clock, info: ValidationInfo) -> Clock:
+        clients, strategy = info.data.get("clients"), info.data.get("strategy")
+        if clients and clock.asked(clients.per_round) > clients.count:
+            raise ValueError(
+                f"{clock.asked(clients.per_round)} clients at work at once cannot be chosen from {clients.count};"
+                " lower it, or raise clients.count"
+            )
+        if clients and clock.asked(clients.per_round) < clients.per_round:
+            raise ValueError(
+                f"a step of {clients.per_round} updates (clients.per_round) needs at least as many clients at work at once;"
+                " raise `concurrency`, or lower clients.per_round"
+            )
+        if clock.kind == "asynchronous" and strategy and strategy.corrects:
+            raise ValueError(
+                f"{strategy.kind} corrects its clients' steps round by round, and without rounds it cannot;"
+                " use `clock: synchronous` or another strategy"
+            )
+        return clock
+
     @field_validator("failures")
     @classmethod
     def _reachable(cls, failures: Failures, info: ValidationInfo) -> Failures:
@@ -300,34 +178,52 @@ class Scenario(Options):
 def load_scenario(name_or_path: str, overrides: Sequence[str] = ()) -> Scenario:
     """Read a scenario file, or a packaged scenario by its name, with `key.path=value` settings laid over it.
 
-    Relative data paths become absolute: those in a file start at its folder, all others at the working directory.
+    Relative paths of data, profiles and traces become absolute: those in a file start at its folder, all others at the working
+    directory.
     Raises ScenarioError with one line for each thing that is wrong.
     """
-    source, folder = _find(name_or_path)
-    if source.data is None:
-        raise fail(source.problems)
-    source = _with_absolute_paths(override(source, overrides), folder)
-    problems = list(source.problems)
-    try:
-        scenario = Scenario.model_validate(source.data)
-    except ValidationError as error:
-        problems += explain(error, Scenario, source)
-    if problems:
+    source, folder = find(name_or_path)
+    scenario, problems = parsed(with_absolute_paths(override(source, overrides), folder))
+    if scenario is None or problems:
         raise fail(problems)
     return scenario
 
 
-def packaged() -> list[str]:
-    """Return the names of the scenarios that come with fedapt."""
+def parsed(source: Source) -> tuple[Scenario | None, list[Problem]]:
+    """Return the scenario, unless it is none, and everything that is wrong with it."""
+    problems = list(source.problems)
+    try:
+        return Scenario.model_validate(source.data), problems
+    except ValidationError as error:
+        return None, problems + explain(error, Scenario, source)
+
+
+def packaged(benches: bool = False) -> list[str]:
+    """Return the names of the scenarios, or of the benches, that come with fedapt."""
     files = resources.files("fedapt.scenarios").iterdir()
-    return sorted(file.name.removesuffix(".yaml") for file in files if file.name.endswith(".yaml"))
+    names = sorted(file.name.removesuffix(".yaml") for file in files if file.name.endswith(".yaml"))
+    return [name for name in names if (name.split("-")[0] == "bench") == benches]
+
+
+def is_bench(data: Any) -> bool:
+    """Return whether plain data are those of a bench file."""
+    return isinstance(data, dict) and "base" in data and "axes" in data
+
+
+def find(name_or_path: str) -> tuple[Source, Path]:
+    """Return the source of a scenario, and the folder at which its relative paths start; raises ScenarioError."""
+    source, folder = _find(name_or_path)
+    if source.data is None:
+        raise fail(source.problems)
+    if is_bench(source.data):
+        raise ScenarioError(f"{name_or_path} is a bench of several scenarios, not one; use `fedapt bench {name_or_path}`")
+    return source, folder
 
 
 def _find(name_or_path: str) -> tuple[Source, Path]:
-    """Return the source, and the folder at which its relative paths start."""
     path = Path(name_or_path)
     if not os.path.exists(path) and not name_or_path.endswith(YAML_SUFFIXES) and len(path.parts) == 1:
-        if name_or_path not in packaged():
+        if name_or_path not in [*packaged(), *packaged(benches=True)]:
             advice = suggest(name_or_path, packaged(), "packaged scenarios")
             raise ScenarioError(f"{name_or_path}: neither a file nor a packaged scenario; {advice}")
         file = resources.files("fedapt.scenarios") / f"{name_or_path}.yaml"
@@ -335,17 +231,23 @@ def _find(name_or_path: str) -> tuple[Source, Path]:
     return read_file(path), path.absolute().parent
 
 
-def _with_absolute_paths(source: Source, folder: Path) -> Source:
-    """Return the source with absolute paths of data and profiles; what names no file stays as it is."""
+def with_absolute_paths(source: Source, folder: Path) -> Source:
+    """Return the source with absolute paths of data, profiles and traces; what names no file stays as it is."""
     groups = value_at(source.data, ("clients", "groups"))
     boards: list[KeyPath] = [("clients", "groups", n, "profile") for n in range(len(groups) if isinstance(groups, list) else 0)]
     data = source.data
-    for path in [("data", "source"), ("data", "test"), *boards]:
+    for path in [("data", "source"), ("data", "test"), *boards, TRACE]:
         text = value_at(data, path)
         base = Path.cwd() if math.isinf(source.value_place(path).line) else folder
-        if isinstance(text, str) and (text.endswith(YAML_SUFFIXES) if path in boards else is_path(text, base)):
+        if isinstance(text, str) and _names_file(text, path, base):
             data = with_value(data, path, os.path.normpath(base / Path(text).expanduser()))
     return replace(source, data=data)
+
+
+def _names_file(text: str, path: KeyPath, base: Path) -> bool:
+    if path == TRACE:
+        return bool(text)
+    return text.endswith(YAML_SUFFIXES) if path[-1] == "profile" else is_path(text, base)
 
 
 def dump_scenario(scenario: Scenario) -> str:

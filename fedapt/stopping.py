@@ -38,6 +38,9 @@ class Stopper:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)  # type: ignore[arg-type]
+        # Ray's compiled code returns in spite of the exception that was raised in it, which Python calls a SystemError.
+        if isinstance(error, SystemError) and isinstance(error.__cause__, Stopped):
+            raise error.__cause__ from None
 
     @contextmanager
     def held(self) -> Iterator[None]:

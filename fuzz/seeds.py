@@ -26,7 +26,7 @@ from fuzz.messages import DIGITS, sealed
 from fuzz.record import as_state
 from fuzz.reply import honest
 
-RECORD = RoundRecord(0, 0.5, 1.5, None, 4.0, {"a": 4}, 2, 1, 1, 0.25, 2.0, 100, 90, 5000, 0.125)
+RECORD = RoundRecord(0, 0.5, 1.5, None, 4.0, {"a": 4}, 2, 1, 1, 0, 0.25, 2.0, 2.0, 100, 90, 5000, 0.125)
 SMALLEST = b"version: 1\nname: a\nrounds: 1\ndata: {}\nmodel: cnn\nclients: {count: 2, per_round: 1}\n"
 
 
@@ -48,7 +48,8 @@ def checkpoint() -> Checkpoint:
         "records": ArrayRecord([array]),
     }
     scores = {2: EvaluateReport(samples=3, correct=2, loss=0.5)}
-    return Checkpoint({"out.bias": array}, memory, "", {"fixed:0.1": Learned(Wish({"conv": 4}), {"conv": 0.5})}, scores, {3: 1.5})
+    wishes = {"fixed:0.1": Learned(Wish({"conv": 4}), {"conv": 0.5})}
+    return Checkpoint({"out.bias": array}, memory, "", wishes, scores, {3: 1.5}, {"clients": {}})
 
 
 def seeds() -> dict[str, bytes]:
@@ -60,6 +61,7 @@ def seeds() -> dict[str, bytes]:
         "codec/widths": to_bytes(QuantisedModel({"a": coded(16, 2, 3), "b": coded(2, 5), "c": coded(8, 1, 1, 1)}, {}), {}),
         "codec/floats": to_bytes(QuantisedModel({"a": FloatWeight(torch.zeros(0))}, floats), {"instructions": {"lr": 0.1}}),
         "codec/refused": bytes([8]) + bytes(20),
+        "codec/refused-correction": to_bytes(QuantisedModel({}, floats, dict(floats)), {}),
         "reply/trained": honest(evaluate=False),
         "reply/evaluated": honest(evaluate=True),
         "reply/refused": b"{",

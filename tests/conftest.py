@@ -2,6 +2,8 @@
 
 import os
 
+import pytest
+
 # Flower, Ray, the hub and OpenMP read these once, when they are imported.
 os.environ.update(
     FLWR_TELEMETRY_ENABLED="0",
@@ -16,3 +18,15 @@ from hypothesis import settings
 
 settings.register_profile("fedapt", deadline=None, derandomize=True, database=None)
 settings.load_profile("fedapt")
+
+
+@pytest.fixture(scope="session")
+def ray_session():
+    """Start Ray once, with two workers' worth of cores."""
+    import ray
+
+    from fedapt.grid.ray_pool import start_ray
+
+    start_ray(2)
+    yield
+    ray.shutdown()

@@ -74,7 +74,15 @@ SCENARIOS = {
     "an energy budget": {"clients": clients({"kind": "fixed", "bits": 16}, {"profile": PI, "budget": {"energy": "3 mJ"}})},
     "activations": {"clients": clients("budget", activations=8, errors=8)},
     "fedprox": {"clients": clients("budget"), "strategy": {"kind": "fedprox", "proximal_mu": 0.1}},
-    "a deadline": {"clients": clients("budget"), "failures": {"deadline_s": 0.008}},
+    "a deadline": {"clients": clients("budget"), "clock": {"kind": "synchronous", "deadline_s": 0.008}},
+    "scaffold": {"clients": clients("budget", budget("1 GiB"), budget("300 KiB"), budget("200 KiB")), "strategy": "scaffold"},
+    "a compressed upload": {"clients": clients("budget", budget("200 KiB"), budget("1 GiB", energy="3 mJ"), link={"bits": 3})},
+    "error feedback": {"clients": clients("qat", link={"bits": 2, "rounding": "nearest", "error_feedback": True})},
+    "a model upload": {"clients": clients("fp32", link={"send": "model", "bits": 16})},
+    "partial work": {
+        "clients": clients("budget"),
+        "clock": {"kind": "synchronous", "deadline_s": 0.045, "stragglers": "partial"},
+    },
     "batteries": {
         "clients": clients("budget", {"profile": PI, "budget": {"battery": "4 mJ"}}) | {"batteries": {"start": [0.0, 1.0]}}
     },
@@ -89,6 +97,11 @@ TRIED = {
     "a deadline": lambda rows: {row.status for row in rows} == {"ok", "late"},
     "batteries": lambda rows: {row.status for row in rows} == {"ok", "refused"},
     "an energy budget": lambda rows: len({row.mean_bits for row in rows}) > 3,
+    "scaffold": lambda rows: len({row.mean_bits for row in rows}) > 1,
+    "a compressed upload": lambda rows: len({row.mean_bits for row in rows}) > 1,
+    "partial work": lambda rows: (
+        any(row.steps * row.batch == row.samples for row in rows) and len({row.time_s for row in rows}) > 3
+    ),
 }
 
 
@@ -112,10 +125,11 @@ def test_the_first_round_of_the_run_is_as_predicted(name, tmp_path):
             assert row[column] == pytest.approx(getattr(expected, column), rel=1e-12), column
 
 
-@pytest.mark.parametrize("battery", [None, "100 mJ"])
-def test_where_bits_do_not_adapt_the_whole_run_is_as_predicted(battery, tmp_path):
+@pytest.mark.parametrize(("battery", "strategy"), [(None, "fedavg"), ("100 mJ", "fedavg"), (None, "scaffold"), (None, "feddyn")])
+def test_where_bits_do_not_adapt_the_whole_run_is_as_predicted(battery, strategy, tmp_path):
     groups = [{"profile": PI, "budget": {"battery": battery}}]
-    wanted = scenario(rounds=6, clients=clients("fp32", *groups) | {"per_round": 5, "batteries": {"start": [0.0, 1.0]}})
+    takes_part = clients("fp32", *groups) | {"per_round": 5, "batteries": {"start": [0.0, 1.0]}}
+    wanted = scenario(rounds=6, clients=takes_part, strategy=strategy)
     facts = gather(wanted, tmp_path)
     with Stopper() as stopper, Display(io.StringIO()) as display:
         found = read_run(run(wanted, tmp_path, display, stopper))
@@ -127,6 +141,26 @@ def test_where_bits_do_not_adapt_the_whole_run_is_as_predicted(battery, tmp_path
     assert (totals.downlink_bytes, totals.uplink_bytes) == (trained["downlink_bytes"].sum(), trained["uplink_bytes"].sum())
     assert totals.energy_j == pytest.approx(trained["energy_j"].sum(), rel=1e-12)
     assert totals.time_s == pytest.approx(found.rounds["time_s"].sum(), rel=1e-12)
+
+
+CLOCKS = {
+    "over-selection": {"kind": "synchronous", "over_select": 0.5},
+    "partial work": {"kind": "synchronous", "deadline_s": 0.045, "stragglers": "partial"},
+    "no rounds": {"kind": "asynchronous", "concurrency": 6},
+}
+
+
+@pytest.mark.parametrize("name", CLOCKS)
+def test_the_clock_of_the_run_is_as_predicted(name, tmp_path):
+    groups = [{"profile": PI, "share": 0.5}, {"profile": "raspberry-pi-zero-2", "share": 0.5}]
+    wanted = scenario(rounds=5, clients=clients("fp32", *groups) | {"per_round": 3}, clock=CLOCKS[name])
+    course = gather(wanted, tmp_path).course
+    with Stopper() as stopper, Display(io.StringIO()) as display:
+        found = read_run(run(wanted, tmp_path, display, stopper))
+    asked = found.ledger[found.ledger["status"] != "refused"]
+    assert course.visits == asked.groupby("client").size().to_dict()
+    for figure in ("clock_s", "time_s", "energy_j", "ok", "late"):
+        assert [getattr(record, figure) for record in course.records] == pytest.approx(found.rounds[figure].tolist(), rel=1e-12)
 
 
 def test_a_prediction_changes_nothing_that_the_run_starts_from(tmp_path):
@@ -143,8 +177,13 @@ FAILING = {
         "clients": clients("budget", budget("1 GiB"), budget("20 KiB")),
         "strategy": {"kind": "krum", "num_malicious_nodes": 2},
     },
-    "everybody is late": {"clients": clients("fp32"), "failures": {"deadline_s": 0.001}},
-    "late for two rounds": {"clients": clients("fp32"), "rounds": 3, "failures": {"deadline_s": 0.001, "max_empty_rounds": 1}},
+    "everybody is late": {"clients": clients("fp32"), "clock": {"kind": "synchronous", "deadline_s": 0.001}},
+    "late for two rounds": {
+        "clients": clients("fp32"),
+        "rounds": 3,
+        "clock": {"kind": "synchronous", "deadline_s": 0.001},
+        "failures": {"max_empty_rounds": 1},
+    },
 }
 
 
@@ -176,14 +215,24 @@ WARNINGS = [
     ("small_cohort", {"clients": clients("budget", budget("1 GiB"), budget("20 KiB"))}, r"12 .* from the 6 .*: a round has 6"),
     (
         "too_few_updates",
-        {"clients": clients("fp32"), "failures": {"deadline_s": 1e-3, "max_empty_rounds": 9}},
+        {"clients": clients("fp32"), "clock": {"kind": "synchronous", "deadline_s": 1e-3}, "failures": {"max_empty_rounds": 9}},
         r"2 of the first 2",
     ),
     ("nothing_to_train", {"clients": clients("budget", local={"epochs": 0})}, r"trains nothing"),
+    (
+        "nobody_there",
+        {"clients": clients("budget") | {"availability": {"kind": "daily", "hours": [0, 1e-3], "spread_h": 24}}},
+        r"would end early: round 0 needs 6 of 12 clients at once, .* never there any more",
+    ),
+    (
+        "no_batteries",
+        {"clients": clients("budget") | {"select": "energy_aware"}},
+        r"chooses as `uniform` does: set budget\.battery",
+    ),
     ("trial_failed", {"clients": clients("fp32", local={"lr": 1e30})}, r"lower clients\.local\.lr"),
     (
         "late",
-        {"clients": clients("budget"), "failures": {"deadline_s": 0.008}},
+        {"clients": clients("budget"), "clock": {"kind": "synchronous", "deadline_s": 0.008}},
         r"of 12 clients .* miss .* 0\.008 s .* let all in",
     ),
     (
@@ -249,8 +298,9 @@ def test_a_disk_or_a_memory_that_is_too_small_is_warned_of(tmp_path, monkeypatch
     assert re.search(r"may take [\d.]+ \wiB of .* and 512 KiB are free: lower engine\.workers", memory)
 
 
-def test_a_run_takes_no_more_of_the_disk_than_predicted(tmp_path):
-    wanted = scenario(rounds=6, clients=clients("fixed"), strategy={"kind": "fedadam"})
+@pytest.mark.parametrize("strategy", ["fedadam", "scaffold"])
+def test_a_run_takes_no_more_of_the_disk_than_predicted(strategy, tmp_path):
+    wanted = scenario(rounds=6, clients=clients("fixed"), strategy={"kind": strategy})
     predicted = gather(wanted, tmp_path).room.disk_bytes
     highest = 0
     with Stopper() as stopper, Display(io.StringIO()) as display:
@@ -333,7 +383,7 @@ def test_the_json_has_all_that_is_shown(tmp_path):
         ([], 0, "can run"),
         (["clients.count=abc"], 3, "expected a whole number"),
         (["data.source=/nowhere/x.parquet"], 4, "does not exist"),
-        (["failures.deadline_s=1e-9"], 5, "round 0: none of 4 clients returned an update"),
+        (["clock.deadline_s=1e-9"], 5, "round 0: none of 4 clients returned an update"),
     ],
 )
 def test_the_exit_status_is_that_of_the_run(settings, status, sentence, tmp_path):

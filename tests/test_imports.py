@@ -13,10 +13,10 @@ LEVELS: tuple[set[str], ...] = (
     {"errors", "seeding", "options"},
     {"quant"},
     {"cost"},
-    {"clients", "strategies", "data", "models", "scenarios"},
+    {"clients", "clock", "strategies", "data", "models", "scenarios"},
     {"grid", "admission"},
     set(),  # scenario, results and what they are made of: every module that no other level names
-    {"report", "run", "resuming", "narrator", "engines", "deploy", "cli", "__main__"},
+    {"benchmark", "report", "tracking", "run", "resuming", "narrator", "engines", "deploy", "cli", "__main__"},
 )
 PARTS = sorted(path.stem for path in PACKAGE.iterdir() if path.suffix == ".py" or (path / "__init__.py").exists())
 

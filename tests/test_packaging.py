@@ -19,7 +19,13 @@ import fedapt
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 MAPPED = {"clients", "scenarios", "strategies"}
-DATA = {"fedapt/py.typed", "fedapt/scenarios/schema.json"}
+DATA = {
+    "fedapt/py.typed",
+    "fedapt/report/page.css",
+    "fedapt/report/page.js",
+    "fedapt/scenarios/schema.json",
+    "fedapt/scenarios/bench.schema.json",
+}
 
 
 def source_modules() -> set[str]:

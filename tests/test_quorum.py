@@ -46,12 +46,12 @@ def test_an_update_without_samples_does_not_count():
     ("strategy", "options", "least"),
     [
         ("krum", {"num_malicious_nodes": 2}, 7),
-        ("multikrum", {"num_malicious_nodes": 1, "num_nodes_to_select": 3}, 5),
+        ("multi_krum", {"num_malicious_nodes": 1, "num_nodes_to_select": 3}, 5),
         ("bulyan", {"num_malicious_nodes": 1}, 7),
-        ("fedtrimmedavg", {"beta": 0.2}, 5),
-        ("fedtrimmedavg", {"beta": 0.3}, 4),
-        ("fedtrimmedavg", {"beta": 0.0}, 1),
-        ("fedmedian", {}, 1),
+        ("trimmed_mean", {"beta": 0.2}, 5),
+        ("trimmed_mean", {"beta": 0.3}, 4),
+        ("trimmed_mean", {"beta": 0.0}, 1),
+        ("median", {}, 1),
     ],
 )
 def test_a_robust_rule_is_not_applied_to_fewer_updates_than_it_needs(strategy, options, least):
@@ -93,7 +93,7 @@ def test_too_many_empty_rounds_end_the_run_with_the_causes_and_keep_the_ledger(t
 
 
 def test_a_round_does_not_last_longer_than_its_deadline(tmp_path):
-    path = go(scenario(rounds=1, failures={"deadline_s": 1e-3, "max_empty_rounds": 1}), tmp_path)
+    path = go(scenario(rounds=1, clock={"kind": "synchronous", "deadline_s": 1e-3}, failures={"max_empty_rounds": 1}), tmp_path)
     result = read_run(path)
     assert set(result.ledger["status"]) == {"late"} and (result.ledger["time_s"] > 1e-3).all()
     assert result.rounds["time_s"].tolist() == [1e-3]

@@ -21,9 +21,9 @@ from tests.grid.conftest import scenario
 CLIENTS = {"count": 12, "per_round": 5, "method": {"precision": "apt"}}
 NEEDED = {
     "krum": {"num_malicious_nodes": 1},
-    "multikrum": {"num_malicious_nodes": 1},
+    "multi_krum": {"num_malicious_nodes": 1},
     "bulyan": {"num_malicious_nodes": 0},
-    "qfedavg": {"client_learning_rate": 0.05},
+    "q_fedavg": {"client_learning_rate": 0.05},
 }
 EVERY_ROUND = {
     CrashPoint.TRAINED, CrashPoint.FOLDER_MADE, CrashPoint.FILE_WRITTEN, CrashPoint.FILES_WRITTEN, CrashPoint.MANIFEST_WRITTEN,
@@ -108,6 +108,17 @@ def test_two_rounds_and_two_resumed_are_four_rounds_with_every_strategy(kind: st
     for name, crash in (("straight", {}), ("broken", {"FEDAPT_CRASH_AT": f"{CrashPoint.ROUNDS_CSV}#2"})):
         (tmp_path / name).mkdir()
         run, status, printed = begin(tmp_path / name, written(tmp_path / name, **changes), **crash)
+        assert status == (-signal.SIGKILL if crash else 0), printed
+    assert fedapt(tmp_path, "resume", run)[0] == 0
+    assert_same(run, next((tmp_path / "straight" / "runs").iterdir()))
+
+
+def test_what_clients_keep_between_their_rounds_is_resumed_too(tmp_path: Path) -> None:
+    link = {"bits": 2, "rounding": "nearest", "error_feedback": True}
+    clients = CLIENTS | {"method": {"precision": {"kind": "fixed", "bits": 6}, "link": link}}
+    for name, crash in (("straight", {}), ("broken", {"FEDAPT_CRASH_AT": f"{CrashPoint.ROUNDS_CSV}#2"})):
+        (tmp_path / name).mkdir()
+        run, status, printed = begin(tmp_path / name, written(tmp_path / name, clients=clients), **crash)
         assert status == (-signal.SIGKILL if crash else 0), printed
     assert fedapt(tmp_path, "resume", run)[0] == 0
     assert_same(run, next((tmp_path / "straight" / "runs").iterdir()))

@@ -121,7 +121,7 @@ def test_without_held_out_samples_there_is_no_spread_and_no_waiting(tmp_path):
     assert read_run(path).clients["accuracy"].isna().all()
 
 
-@pytest.mark.parametrize("kind", ["multikrum", "krum"])
+@pytest.mark.parametrize("kind", ["multi_krum", "krum"])
 def test_a_strategy_that_fails_is_named_and_the_committed_rounds_stay(kind, tmp_path, monkeypatch):
     wanted = scenario(strategy={"kind": kind, "num_malicious_nodes": 0})
     strategy = type(wanted.strategy.build())

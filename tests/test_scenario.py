@@ -152,6 +152,15 @@ def test_a_group_overrides_key_by_key_what_all_clients_do(load):
     assert first.method.backward == second.method.backward
 
 
+def test_groups_may_differ_in_their_link_and_one_that_means_nothing_is_refused_where_it_stands(load, complaint):
+    text = TINY.replace("share: 0.5}", "share: 0.5, method: {link: {bits: 4, error_feedback: true}}}")
+    first, second = (group.method.link for group in load(text, "clients.method.link={send: model}").clients.groups)
+    assert (first.bits, first.error_feedback, first.send) == (4, True, "delta")
+    assert (second.bits, second.send) == (None, "model")
+    said = complaint(text.replace("bits: 4", "bits: null"))
+    assert "method.link: `error_feedback` needs `bits` to compress to and `send: delta`" in str(said)
+
+
 def test_groups_without_names_are_numbered_and_given_names_are_unique(load, complaint):
     names = "[{profile: stm32h7}, {profile: stm32h7}, {profile: stm32h7, name: stm32h7-2}]"
     groups = load(TINY, f"clients.groups={names}").clients.groups

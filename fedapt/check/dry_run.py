@@ -9,17 +9,17 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
-from flwr.app import Array, ArrayRecord, ConfigRecord
 
 from fedapt.clients.instructions import TrainReport
+from fedapt.clock.synchronous import Synchronous
 from fedapt.cost.ledger import LedgerRow
 from fedapt.enrolment import Enrolment
-from fedapt.errors import RunFailed
 from fedapt.grid.exact_sum import ExactSum
 from fedapt.grid.gateway import Gateway
 from fedapt.grid.participant import Participant
 from fedapt.grid.visit import Arrays, Outcome, Task
 from fedapt.scenario import Scenario
+from fedapt.seat import Seat
 
 
 @dataclass(frozen=True)
@@ -41,9 +41,9 @@ class Nobody:
         """Yield one outcome for each task, without an update."""
         for task in tasks:
             self.tasks[task.client] = task
-            told, messages = task.instructions, self.participants[task.client].messages
-            down, up = messages.lengths(task.bits, told.grid, told.most_segments(task.samples))
-            report = TrainReport(samples=task.samples, batches=task.planned, train_loss=None, layers={})
+            participant, seen = self.participants[task.client], task.instructions.seen(task.samples)
+            down, up = participant.message_lengths(task, corrected=task.correction is not None)
+            report = TrainReport(samples=seen, batches=task.planned, train_loss=None, layers={})
             yield Outcome(task.client, "ok", report=report, downlink_bytes=down, uplink_bytes=up)
 
     def close(self) -> None:
@@ -55,24 +55,21 @@ def first_round(scenario: Scenario, enrolment: Enrolment, arrays: dict[str, np.n
 
     Raises RunFailed if the strategy fails, as it would in the run.
     """
-    nobody = Nobody(enrolment.participants)
+    nobody, clock = Nobody(enrolment.participants), Synchronous()
+    if isinstance(scenario.clock, Synchronous):
+        clock = scenario.clock.model_copy(update={"over_select": 0.0})  # nobody is one too many
     gateway = Gateway(
         nobody,
         enrolment.participants,
         enrolment.wishes,
         scenario.seed,
         linear=False,  # the mean of no updates is not wanted
-        deadline_s=scenario.failures.deadline_s,
+        corrects=scenario.strategy.corrects,
+        clock=clock,
         batteries=enrolment.batteries,
     )
     gateway.open_round(0, list(enrolment.participants))
-    record = ArrayRecord({name: Array(values) for name, values in arrays.items()})
-    try:
-        messages = list(scenario.strategy.build().configure_train(1, record, ConfigRecord(), gateway))
-    except Exception as error:
-        kind = scenario.strategy.kind
-        raise RunFailed(f"round 0: the strategy {kind} failed: {type(error).__name__}: {error}") from error
-    gateway.send_and_receive(messages)
+    gateway.send_and_receive(Seat(scenario.strategy).train_messages(0, arrays, gateway))
     enrolment.wishes.discard()
     rows = {row.client: row for row in (*enrolment.refused, *gateway.rows)}
     return FirstRound(dict(sorted(rows.items())), nobody.tasks)

@@ -21,12 +21,13 @@ from fedapt.scenario import Scenario
 
 # The page with its plots and their script, and small files.
 REPORT_BYTES = 8 * 10**6
-# The model, and with adaptive strategies the one before it and two moments.
-MODELS_IN_A_STATE = 4
+# The model, and with adaptive strategies two moments in float64.
+MODELS_IN_A_STATE = 5
+BYTES_OF_A_FLOAT = 4
 # Of one update that is being summed: itself, in float64, in int64, and the sum.
 BYTES_OF_A_SUM = 4 + 8 + 8 + 8
-# The update of a reply that is not summed, and the model made of it for the strategy.
-FLOATS_OF_A_REPLY = 2 * 4
+# The update of a reply that is not summed, the model made of it for the strategy, and what the most greedy rule makes of that.
+BYTES_OF_A_REPLY = 4 + 4 + 32
 
 
 @dataclass(frozen=True)
@@ -75,7 +76,8 @@ def _disk_bytes(scenario: Scenario, arrays: Arrays, rows: Sequence[LedgerRow]) -
     model = sum(values.nbytes for values in arrays.values())
     layers = next((len(row.layer_bits) for row in rows if row.layer_bits), 0)
     ledger = len(encode(rows[: scenario.clients.per_round], [str(layer) for layer in range(layers)]))
-    states = min(scenario.keep.models + 1, scenario.rounds) * MODELS_IN_A_STATE * model
+    remembered = MODELS_IN_A_STATE + _models_a_client(scenario) * scenario.clients.count
+    states = min(scenario.keep.models + 1, scenario.rounds) * remembered * model
     return states + model + 2 * ledger * scenario.rounds + REPORT_BYTES
 
 
@@ -84,9 +86,16 @@ def _memory_bytes(scenario: Scenario, federation: Federation, arrays: Arrays, wo
     floats = sum(values.size for values in arrays.values())
     data = sum(values.nbytes for one in (federation.train, federation.test) for values in (one.inputs, one.labels))
     own = 0 if scenario.engine.kind == "inline" else workers * max(resident_bytes() - data, 0)
+    remembered = _models_a_client(scenario) * scenario.clients.count * BYTES_OF_A_FLOAT * floats
     if scenario.strategy.linear:
-        return own + (workers + 1) * BYTES_OF_A_SUM * floats
-    return own + min(scenario.clients.per_round, scenario.clients.count) * FLOATS_OF_A_REPLY * floats
+        return own + remembered + (workers + 1) * BYTES_OF_A_SUM * floats
+    of_a_client = BYTES_OF_A_REPLY + scenario.strategy.corrects * BYTES_OF_A_FLOAT
+    return own + remembered + min(scenario.clients.per_round, scenario.clients.count) * of_a_client * floats
+
+
+def _models_a_client(scenario: Scenario) -> int:
+    """Return how many models the server holds for each client: what the strategy remembers, and what error feedback keeps."""
+    return scenario.strategy.keeps_clients + any(group.method.link.error_feedback for group in scenario.clients.groups)
 
 
 def resident_bytes() -> int:

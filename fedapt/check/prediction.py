@@ -15,11 +15,12 @@ from fedapt.check.trial import Trial, trial
 from fedapt.cost.ledger import LedgerRow, RoundRecord
 from fedapt.data import Federation, load
 from fedapt.enrolment import Enrolment, enrol
+from fedapt.fleet import Group
 from fedapt.grid.participant import Participant
 from fedapt.grid.visit import Arrays, Task
 from fedapt.models import build
 from fedapt.quant.skeleton import float_arrays
-from fedapt.scenario import Group, Scenario
+from fedapt.scenario import Scenario
 
 COLUMNS = (
     "samples",
@@ -82,7 +83,7 @@ class ModelSummary:
 
 @dataclass(frozen=True)
 class Totals:
-    """Sums over clients; time_s: of the slowest client of each round, in the devices' time."""
+    """Sums over clients; time_s: how long the server waits, in the devices' time."""
 
     rounds: int
     clients: float
@@ -245,7 +246,7 @@ def _model(scenario: Scenario, enrolment: Enrolment) -> ModelSummary:
 def _totals(records: Sequence[RoundRecord]) -> Totals:
     return Totals(
         rounds=len(records),
-        clients=statistics.fmean(record.cohort for record in records),
+        clients=statistics.fmean(record.cohort for record in records) if records else 0.0,
         energy_j=sum(record.energy_j for record in records),
         downlink_bytes=sum(record.downlink_bytes for record in records),
         uplink_bytes=sum(record.uplink_bytes for record in records),

@@ -8,6 +8,7 @@ from dataclasses import replace
 
 from fedapt.check.prediction import Caution, Facts, Members
 from fedapt.clients.precision.policy import Policy
+from fedapt.clock.synchronous import Synchronous
 from fedapt.cost.planner import Plan
 from fedapt.cost.projection import readable_bytes
 from fedapt.environment import usable_cores
@@ -64,8 +65,21 @@ def too_few_updates(facts: Facts) -> Iterator[str]:
         least = max(facts.scenario.strategy.least_updates, facts.scenario.failures.min_updates)
         yield (
             f"{empty} of the first {len(facts.course.records)} rounds would be empty, with fewer than {least} updates:"
-            " raise clients.per_round or failures.deadline_s, or lower what the strategy or failures.min_updates need"
+            " raise clients.per_round or clock.deadline_s, or lower what the strategy or failures.min_updates need"
         )
+
+
+def nobody_there(facts: Facts) -> Iterator[str]:
+    """Clients that are not there cannot be asked."""
+    if facts.course.lonely:
+        yield f"as far as durations are known, the run would end early: {facts.course.failure}"
+
+
+def no_batteries(facts: Facts) -> Iterator[str]:
+    """Clients on the mains are all alike to a rule that looks at batteries."""
+    kind = facts.scenario.clients.select.kind
+    if kind == "energy_aware" and not facts.enrolment.batteries.of:
+        yield f"no client has a battery, so `select: {kind}` chooses as `uniform` does: set budget.battery, or another profile"
 
 
 def nothing_to_train(facts: Facts) -> Iterator[str]:
@@ -162,14 +176,17 @@ def frozen_layers(facts: Facts) -> Iterator[str]:
 
 def late(facts: Facts) -> Iterator[str]:
     """An update after the deadline does not count."""
-    deadline_s = facts.scenario.failures.deadline_s
+    clock = facts.scenario.clock
+    deadline_s = clock.deadline_s if isinstance(clock, Synchronous) else None
+    if deadline_s is None:
+        return
     for members in facts.members:
         rows = [members.rows[client] for client in members.tasks]
         count = sum(row.status == "late" for row in rows)
         if count:
             median_s, slowest_s = statistics.median(row.time_s for row in rows), max(row.time_s for row in rows)
             yield (
-                f"{_of(count, len(rows))} of {members.name} would miss failures.deadline_s of {deadline_s:g} s (their median"
+                f"{_of(count, len(rows))} of {members.name} would miss clock.deadline_s of {deadline_s:g} s (their median"
                 f" takes {median_s:.3g} s): {slowest_s:.3g} s would let all in, or fewer epochs or samples"
             )
 
@@ -257,6 +274,8 @@ RULES: dict[str, Rule] = {
         small_cohort,
         too_few_updates,
         nothing_to_train,
+        nobody_there,
+        no_batteries,
         trial_failed,
         late,
         flat_batteries,

@@ -20,6 +20,7 @@ import fedapt
 from fedapt import errors
 from fedapt.deploy.processes import ProcessGroup
 from fedapt.errors import RunFailed, SetupError
+from fedapt.plugins.loading import given_plugins
 from fedapt.report.relay import Call, Calls, replay
 from fedapt.report.terminal import Display
 from fedapt.scenario import Scenario, dump_scenario
@@ -34,6 +35,8 @@ POLL_S = 0.1
 APP = """\
 import sys
 sys.path.append({root!r})
+from fedapt.plugins import load_plugins
+load_plugins(*{plugins!r})
 from fedapt.deploy.flower_app import client, server
 __all__ = ["client", "server"]
 """
@@ -146,7 +149,8 @@ def _write_app(folder: Path, scenario: Scenario, results: Path, resumed: Path | 
     app = folder / "app"
     app.mkdir()
     (app / "pyproject.toml").write_text(PROJECT + "".join(lines), encoding="utf-8")
-    (app / "app.py").write_text(APP.format(root=str(Path(fedapt.__file__).parents[1])), encoding="utf-8")
+    root = str(Path(fedapt.__file__).parents[1])
+    (app / "app.py").write_text(APP.format(root=root, plugins=given_plugins()), encoding="utf-8")
 
 
 def _start(group: ProcessGroup, folder: Path, clients: int) -> None:

@@ -39,21 +39,34 @@ def with_value(node: Any, path: KeyPath, value: Any) -> Any:
     return [*items[:step], with_value(element, rest, value), *items[step + 1 :]]
 
 
-def _override(source: Source, setting: str) -> Source:
-    place = Place(math.inf, math.inf, f"--set {setting}")
-    keys, equals, text = setting.partition("=")
+def key_path(keys: str) -> KeyPath | None:
+    """Read `clients.groups.0.share`; None if a step of it is empty."""
     steps = keys.strip().split(".")
-    if not equals or "" in steps:
-        problem = Problem(place, "", "expected `key.path=value`, for example `--set clients.count=50`")
-        return replace(source, problems=(*source.problems, problem))
-    path: KeyPath = tuple(int(step) if step.isdecimal() and len(step) < 6 else step for step in steps)
-    value = read_text(text, place.text)
-    problems = [replace(problem, place=place, path=dotted(path)) for problem in value.problems]
+    return None if "" in steps else tuple(int(step) if step.isdecimal() and len(step) < 6 else step for step in steps)
+
+
+def lay(source: Source, path: KeyPath, value: Source, place: Place) -> Source:
+    """Return the source with the data of another one at `path`; what that one does not place stands at `place`."""
     try:
-        data = source.data if problems else with_value(source.data, path, value.data)
+        data = with_value(source.data, path, value.data)
     except ValueError as error:
         return replace(source, problems=(*source.problems, Problem(place, dotted(path), str(error))))
     made = {path[:length]: place for length in range(1, len(path) + 1)}
     kept = {at: where for at, where in source.values.items() if at[: len(path)] != path}
-    keys_kept = {at: where for at, where in source.keys.items() if at[: len(path)] != path}
-    return Source(data, keys_kept, made | kept, (*source.problems, *problems))
+    keys = {at: where for at, where in source.keys.items() if at[: len(path)] != path}
+    own = [{(*path, *at): where for at, where in places.items() if at} for places in (value.keys, value.values)]
+    return Source(data, keys | own[0], made | kept | own[1], source.problems)
+
+
+def _override(source: Source, setting: str) -> Source:
+    place = Place(math.inf, math.inf, f"--set {setting}")
+    keys, equals, text = setting.partition("=")
+    path = key_path(keys)
+    if not equals or path is None:
+        problem = Problem(place, "", "expected `key.path=value`, for example `--set clients.count=50`")
+        return replace(source, problems=(*source.problems, problem))
+    value = read_text(text, place.text)
+    if value.problems:
+        problems = [replace(problem, place=place, path=dotted(path)) for problem in value.problems]
+        return replace(source, problems=(*source.problems, *problems))
+    return lay(source, path, Source(value.data, {}, {}), place)

@@ -19,12 +19,14 @@ from fedapt.errors import DamagedData
 from fedapt.grid.wishes import Learned
 from fedapt.record.plain import pack, unpack
 
-PARTS = {"model", "strategy", "obstacle", "wishes", "scores", "batteries"}
+PARTS = {"model", "strategy", "obstacle", "wishes", "scores", "batteries", "gateway"}
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """model: float32 arrays by parameter name; strategy: its plain data, or None and in `obstacle` why it has no such data."""
+    """model: float32 arrays by parameter name; strategy: its plain data, or None and in `obstacle` why it has no such data;
+    gateway: what clients keep between their rounds and, without rounds, who is at work and with what, as plain data.
+    """
 
     model: Mapping[str, np.ndarray]
     strategy: Mapping[str, Any] | None
@@ -32,6 +34,7 @@ class Checkpoint:
     wishes: Mapping[str, Learned]
     scores: Mapping[int, EvaluateReport]
     batteries: Mapping[int, float]
+    gateway: Mapping[str, Any]
 
     def files(self) -> dict[str, bytes]:
         """Return the contents of both files by name."""
@@ -42,6 +45,7 @@ class Checkpoint:
             "wishes": {key: vars(learned.wish) | {"gavg": learned.gavg} for key, learned in self.wishes.items()},
             "scores": {client: score.model_dump() for client, score in self.scores.items()},
             "batteries": dict(self.batteries),
+            "gateway": dict(self.gateway),
         }
         from safetensors.numpy import save
 
@@ -62,7 +66,8 @@ class Checkpoint:
             _check(state)
             wishes = {key: _learned(dict(wish)) for key, wish in state["wishes"].items()}
             scores = {client: EvaluateReport.model_validate(score) for client, score in state["scores"].items()}
-            return cls(state["model"], state["strategy"], state["obstacle"], wishes, scores, state["batteries"])
+            told = state["strategy"], state["obstacle"]
+            return cls(state["model"], *told, wishes, scores, state["batteries"], state["gateway"])
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError, SafetensorError) as error:
             reason = next(iter(str(error).splitlines()), "")
             raise DamagedData(f"the state of a round cannot be read ({type(error).__name__}: {reason})") from None
@@ -88,5 +93,7 @@ def _check(state: Mapping[str, Any]) -> None:
             raise ValueError("a wish is not of whole bits and finite Gavg")
     if not all(type(client) is int and math.isfinite(level) for client, level in state["batteries"].items()):
         raise ValueError("a battery has no finite level")
+    if not isinstance(state["gateway"], dict):
+        raise ValueError("its clients' state is of another type")
     if not all(type(client) is int for client in state["scores"]):
         raise ValueError("a score is of no client")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -98,9 +98,9 @@ class Summary:
 
     `accuracy` and `loss` are the global model's when it was last evaluated, `client_accuracy` is that of the final model at
     each client's own bits on its held-out samples.
-    `total.time_s` is the sum of what devices worked; `simulated_time_s` is what the federation waited for: the slowest
-    client of each round. `wall_s` is what this machine took for the rounds. `energy_tables_j` prices the same work under
-    each energy table. `sources` counts, for each cost, the ledger rows by where the figure comes from.
+    `total.time_s` is the sum of what devices worked; `simulated_time_s` is what the federation took, with all its waiting.
+    `wall_s` is what this machine took for the rounds. `energy_tables_j` prices the same work under each energy table.
+    `sources` counts, for each cost, the ledger rows by where the figure comes from.
     """
 
     rounds: int
@@ -200,7 +200,7 @@ class Totals:
             causes=self._sorted_causes(),
             energy_tables_j=dict(self._tables),
             sources={cost: dict(sorted(counts.items())) for cost, counts in self._sources.items()},
-            simulated_time_s=sum(record.time_s for record in rounds),
+            simulated_time_s=rounds[-1].clock_s if rounds else 0.0,
             wall_s=sum(record.wall_s for record in rounds),
         )
 
@@ -251,19 +251,14 @@ def round_record(
     loss: float | None,
     wish: dict[str, int],
     cohort: int,
+    *,
+    time_s: float,
+    clock_s: float,
     wall_s: float,
-    deadline_s: float | None = None,
 ) -> RoundRecord:
-    """Add up one round's rows; accuracy and loss are of the global model, None if it was not evaluated.
-
-    deadline_s: the server waits no longer, so the round does not take longer.
-    """
+    """Add up one round's rows; accuracy and loss are of the global model, None if it was not evaluated."""
     ok = [row for row in rows if row.status == "ok"]
     samples = sum(row.samples for row in ok)
-    worked_s: defaultdict[int, float] = defaultdict(float)
-    for row in rows:
-        worked_s[row.client] += row.time_s
-    slowest_s = max(worked_s.values(), default=0.0)
     return RoundRecord(
         round=number,
         accuracy=accuracy,
@@ -274,8 +269,10 @@ def round_record(
         cohort=cohort,
         ok=len(ok),
         failed=sum(row.status in ("failed", "rejected") for row in rows),
+        late=sum(row.status == "late" for row in rows),
         energy_j=sum(row.energy_j for row in rows),
-        time_s=min(slowest_s, slowest_s if deadline_s is None else deadline_s),
+        time_s=time_s,
+        clock_s=clock_s,
         downlink_bytes=sum(row.downlink_bytes for row in rows),
         uplink_bytes=sum(row.uplink_bytes for row in rows),
         memory_bytes=max((row.memory_bytes for row in rows), default=0),

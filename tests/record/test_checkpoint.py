@@ -20,6 +20,7 @@ STATE = Checkpoint(
     },
     {7: EvaluateReport(samples=3, correct=2, loss=0.1)},
     {7: 0.1 + 0.2},
+    {"clients": {7: {"left": np.ones(2, np.float32)}}},
 )
 
 
@@ -28,6 +29,7 @@ def test_a_checkpoint_comes_back_to_the_last_bit() -> None:
     assert back.model["conv1.weight"].tobytes() == STATE.model["conv1.weight"].tobytes()
     assert back.strategy["m_t"]["conv1.weight"].tolist() == [1e-300] and back.strategy["round"] == 3
     assert (back.scores, back.batteries) == (STATE.scores, STATE.batteries)
+    assert back.gateway["clients"][7]["left"].tolist() == [1.0, 1.0]
     (wish,), (kept,) = back.wishes.values(), STATE.wishes.values()
     assert wish.wish.memory["sums"]["conv1"].tolist() == [1.0, 1.0] and wish.gavg == kept.gavg
     assert (wish.wish.bits, wish.wish.why, wish.wish.sensitivity) == (kept.wish.bits, "why", {"conv1": 2.0})

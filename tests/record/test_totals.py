@@ -9,7 +9,7 @@ ROW = LedgerRow(
     0, 0, 1, "pi", "raspberry-pi-4", "ok", mean_bits=6.0, energy_j=2.0, time_s=3.0, downlink_bytes=100, memory_bytes=7
 )
 REFUSED = LedgerRow(0, 5, 1, "tiny", "stm32h7", "refused", "needs 2 MiB")
-RECORD = RoundRecord(0, 0.5, 1.0, 1.2, 6.0, {}, 2, 2, 0, 4.0, 3.0, 100, 0, 7, 0.25)
+RECORD = RoundRecord(0, 0.5, 1.0, 1.2, 6.0, {}, 2, 2, 0, 0, 4.0, 3.0, 3.0, 100, 0, 7, 0.25)
 
 
 def client(number: int, accuracy: float | None, group: str = "pi") -> ClientRecord:
@@ -33,12 +33,11 @@ def test_failed_attempts_are_charged_but_do_not_count_as_updates() -> None:
     assert summary.statuses == {"failed": 1, "ok": 1}
 
 
-def test_the_federation_waits_for_the_slowest_client_of_each_round_but_not_beyond_the_deadline() -> None:
-    rows = [ROW, replace(ROW, attempt=2, time_s=4.0), replace(ROW, client=1, time_s=5.0)]
-    free = round_record(0, rows, 0.5, 1.0, {}, 2, 0.1)
-    held = round_record(1, rows, 0.5, 1.0, {}, 2, 0.1, deadline_s=1.5)
-    assert (free.time_s, held.time_s) == (3.0 + 4.0, 1.5)
-    assert Totals().summarise([free, held], ()).simulated_time_s == 7.0 + 1.5
+def test_the_federation_took_what_its_clock_showed_at_the_end() -> None:
+    first = round_record(0, [ROW], 0.5, 1.0, {}, 2, time_s=7.0, clock_s=7.0, wall_s=0.1)
+    second = round_record(1, [ROW, replace(ROW, client=1, status="late")], 0.5, 1.0, {}, 2, time_s=1.5, clock_s=10.0, wall_s=0.1)
+    assert (first.late, second.late, second.time_s) == (0, 1, 1.5)
+    assert Totals().summarise([first, second], ()).simulated_time_s == 10.0
 
 
 def test_causes_are_counted_and_name_their_clients() -> None:
