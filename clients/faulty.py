@@ -32,7 +32,9 @@ class Scale(Options):
     """Clients that send their update multiplied by a factor."""
 
     share: Chance = Field(description="chance that a client is one of them, for the whole run")
-    factor: float = Field(gt=0, le=1e6, description="what they multiply their update by; codes are clipped to the grid")
+    factor: float = Field(
+        ge=-1e6, le=1e6, description="what they multiply their update by, below 0 turns it round; codes are clipped to the grid"
+    )
 
 
 class Slow(Options):

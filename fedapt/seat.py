@@ -138,13 +138,13 @@ def _checked(messages: Any, kind: str, cohort: Sequence[int], model: Arrays) -> 
     if not isinstance(messages, Iterable):
         raise ValueError(f"configure_{kind} returned {_kind(messages)}, expected messages")
     checked: list[Message] = []
-    seen: set[int] = set()
+    members, seen = frozenset(cohort), set[int]()
     contents: dict[int, RecordDict] = {}
     for message in messages:
         if not isinstance(message, Message) or not message.has_content():
             raise ValueError(f"configure_{kind} returned {_kind(message)} among its messages, expected a message with content")
         client = message.metadata.dst_node_id
-        if client not in cohort:
+        if client not in members:
             raise ValueError(f"it sends a message to client {client}, who is not in the round's cohort")
         if client in seen:
             raise ValueError(f"it sends more than one message to client {client}")

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from fedapt.report.figures import byte_count, decimal, joules, memory, percent, seconds
 from fedapt.results import Run
 
+LATE = 5
+
 
 @dataclass(frozen=True)
 class Measure:
@@ -28,6 +30,13 @@ MEASURES = {
     measure.name: measure
     for measure in (
         Measure("accuracy", "accuracy", "of the global model on the test set, after the last round", percent, rising=True),
+        Measure(
+            "accuracy_late",
+            "last five",
+            f"mean of the last {LATE} scores: the last one alone may be chance",
+            percent,
+            rising=True,
+        ),
         Measure(
             "accuracy_p10", "p10 of clients", "a tenth of the clients stay below, each on its own samples", percent, rising=True
         ),
@@ -55,6 +64,7 @@ def measured(run: Run, target: float | None) -> dict[str, float]:
     spread = summary["client_accuracy"] or {}
     figures = {
         "accuracy": summary["accuracy"],
+        "accuracy_late": run.rounds["accuracy"].dropna().tail(LATE).mean(),
         "accuracy_p10": spread.get("p10"),
         **to_target(run, target),
         "memory_bytes": total["memory_bytes"],

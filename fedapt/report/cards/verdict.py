@@ -15,6 +15,7 @@ from fedapt.report.figures import BYTES, ENERGY, MEMORY, MISSING, TIME, Units, c
 
 LABELS = {
     "accuracy": "accuracy",
+    "accuracy_late": "mean of the last five",
     "accuracy_p10": "p10 of clients",
     "rounds_to_target": "rounds to target",
     "seconds_to_target": "time to target",
