@@ -42,6 +42,7 @@ class Bulyan(Aggregation):
 class BulyanOptions(StrategyOptions):
     """Krum, then a mean around the median: what a few clients can do to any single weight is small."""
 
+    by_coordinate: ClassVar[bool] = True
     withstands: ClassVar[frozenset[str]] = ALL_ATTACKS
 
     kind: Literal["bulyan"] = "bulyan"

@@ -31,6 +31,7 @@ class Median(Aggregation):
 class MedianOptions(StrategyOptions):
     """The median of each weight's updates: as good as any when fewer than half of the clients lie, slow on unequal data."""
 
+    by_coordinate: ClassVar[bool] = True
     withstands: ClassVar[frozenset[str]] = ALL_ATTACKS
 
     kind: Literal["median"] = "median"

@@ -29,6 +29,7 @@ class StrategyOptions(Kind):
     asynchronous: it is made for updates of which some are stale.
     keeps_clients: it remembers something of every client that ever answered, as large as the model.
     faithful: updates that are all the same, and small, give that update.
+    by_coordinate: it keeps the middle of each weight's updates: of those in few codes, most of which are 0, that is 0.
     scales: updates of a multiple of their size give that multiple of the step.
     withstands: attacks by up to `tolerates` clients, despite which a step is within `deviation` of the honest mean.
     """
@@ -38,6 +39,7 @@ class StrategyOptions(Kind):
     asynchronous: ClassVar[bool] = False
     keeps_clients: ClassVar[bool] = False
     faithful: ClassVar[bool] = True
+    by_coordinate: ClassVar[bool] = False
     scales: ClassVar[bool] = True
     withstands: ClassVar[frozenset[str]] = frozenset()
 

@@ -36,6 +36,7 @@ class TrimmedMean(Aggregation):
 class TrimmedMeanOptions(StrategyOptions):
     """The mean of each weight's updates without its largest and smallest ones."""
 
+    by_coordinate: ClassVar[bool] = True
     withstands: ClassVar[frozenset[str]] = ALL_ATTACKS
 
     kind: Literal["trimmed_mean"] = "trimmed_mean"

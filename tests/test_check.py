@@ -246,6 +246,11 @@ WARNINGS = [
         {"clients": clients({"kind": "fixed", "bits": 7, "rounding": "nearest"})},
         r"at 7 bits .* or 8 bits lose",
     ),
+    (
+        "medians_of_few_bits",
+        {"clients": clients({"kind": "fixed", "bits": 4}), "strategy": "median"},
+        r"median takes the middle of each weight's updates, and at 4 bits most of those are 0: give clients 8 bits",
+    ),
     ("two_bits_wished", {"clients": clients({"kind": "fixed", "bits": 2})}, r"fixed asks for 2 bits, .*: ask for 3 or 4"),
     (
         "pushed_below_three_bits",
