@@ -5,6 +5,8 @@ import os
 import random
 import shutil
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -45,6 +47,14 @@ def begin(folder: Path, wanted: Path, **options: object) -> tuple[Path, int, str
     status, printed = fedapt(folder, "run", wanted, "-o", folder / "runs", **options)
     (run,) = (folder / "runs").iterdir()
     return run, status, printed
+
+
+def test_what_the_server_of_children_loads_can_be_loaded() -> None:
+    # multiprocessing says nothing if not, and every child then takes seconds to start.
+    done = subprocess.run(
+        [sys.executable, "-c", "import tests.children_loaded"], cwd=Path(__file__).parents[1], capture_output=True
+    )
+    assert done.returncode == 0, done.stderr.decode()
 
 
 @pytest.fixture(scope="module")

@@ -90,6 +90,15 @@ METHODS = {
 }
 
 
+@pytest.fixture(autouse=True)
+def no_collection():
+    """Keep Python from freeing what other tests have left behind while a step's memory is watched."""
+    gc.collect()
+    gc.disable()
+    yield
+    gc.enable()
+
+
 def allocator_events(watched):
     return [event.nbytes() for event in watched.profiler.kineto_results.events() if event.name() == "[memory]"]
 
@@ -107,7 +116,6 @@ def really_allocated(model, method, batch, frozen=(), proximal=0.0):
     skeleton = Skeleton(factory, operands=operands)
     layers = skeleton.quantised.layers
     values = {name: torch.randn(layer.weight.shape) / 8 for name, layer in layers.items()}
-    gc.collect()
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as holding:
         for number, (name, layer) in enumerate(layers.items()):
             bits = widths[number % len(widths)]
