@@ -87,7 +87,8 @@ class Client:
             ) as sgd,
         ):
             # Dropout and its like draw from torch's global state, whatever a client before has left there.
-            torch.manual_seed(torch_stream(key[0], "layers", *key[1:]).initial_seed())
+            # Seeding all devices would also queue a call, with its stack, for each device that is never used.
+            torch.default_generator.manual_seed(torch_stream(key[0], "layers", *key[1:]).initial_seed())
             report = self._learn(sgd, instructions)
         model = self.skeleton.unload()
         _check_finite(model)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import astuple, dataclass
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -37,7 +37,7 @@ class Memory:
     @property
     def total_bytes(self) -> int:
         """Sum of all parts."""
-        return sum(astuple(self))
+        return sum(vars(self).values())
 
 
 def training_memory(trace: Trace, batch: int, packed: bool, optimiser_bytes: int = 0, buffers_bytes: int = 0) -> Memory:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from fedapt.admission import Admission
@@ -268,11 +268,11 @@ def _columns_of(cost: Cost) -> dict[str, Any]:
     return {
         "macs": cost.macs,
         "energy_j": cost.energy.total_j,
-        **{f"energy_{part}": value for part, value in asdict(cost.energy).items()},
+        **{f"energy_{part}": value for part, value in vars(cost.energy).items()},
         **{f"energy_{table}_j": energy.total_j for table, energy in cost.energies.items()},
         "energy_operands_j": cost.energy_operands.total_j,
         "time_s": cost.time.total_s,
-        **{f"time_{part}": value for part, value in asdict(cost.time).items()},
+        **{f"time_{part}": value for part, value in vars(cost.time).items()},
         "memory_bytes": cost.memory.total_bytes,
         "memory_container_bytes": cost.memory_container.total_bytes,
     }

@@ -109,7 +109,18 @@ def step(model, sgd, inputs, labels):
 
 
 def really_allocated(model, method, batch, frozen=(), proximal=0.0):
-    """Return the bytes that a client holds before a step, its weights and batch, and those that the step adds at its peak."""
+    """Return the bytes that a client holds before a step, its weights and batch, and those that the step adds at its peak.
+
+    What the profiler has seen allocated it must see freed, or it takes other blocks at the same addresses for it.
+    """
+    held, working, *things = watched_step(model, method, batch, frozen, proximal)
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True):
+        things.clear()
+        gc.collect()
+    return held, working
+
+
+def watched_step(model, method, batch, frozen, proximal):
     factory, input_shape, dtype = MODELS[model]
     widths, master, operands = METHODS[method]
     generator = torch.Generator().manual_seed(1)
@@ -133,7 +144,7 @@ def really_allocated(model, method, batch, frozen=(), proximal=0.0):
         with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as working:
             step(skeleton.model, sgd, inputs, labels)
     alive = torch.tensor(allocator_events(working)).cumsum(0)
-    return held, int(alive.max())
+    return held, int(alive.max()), skeleton, sgd, layers, inputs, labels
 
 
 @functools.cache

@@ -8,7 +8,6 @@ import pytest
 from safetensors.numpy import load_file
 
 from fedapt.errors import CannotResume, RunFailed
-from fedapt.plugins import load_plugins
 from fedapt.report.terminal import Display
 from fedapt.results import read_run
 from fedapt.resuming import resume
@@ -49,11 +48,6 @@ ZOO_SAYS = {
     "SumsUpBadly": "IndexError: no metrics",
     "BadState": "cannot say what it remembers: RuntimeError: no state",
 }
-
-
-@pytest.fixture(autouse=True, scope="module")
-def zoo():
-    load_plugins([str(ZOO)])
 
 
 @pytest.fixture(autouse=True)

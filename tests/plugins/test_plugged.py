@@ -11,7 +11,7 @@ import pytest
 from safetensors.numpy import load_file
 
 from fedapt.errors import ScenarioError, SetupError
-from fedapt.plugins import load_plugins, loading
+from fedapt.plugins import load_plugins
 from fedapt.plugins.loading import given_plugins
 from fedapt.scenario import dump_scenario, load_scenario, scenario_schema
 from tests.grid.conftest import same_bits
@@ -19,18 +19,6 @@ from tests.grid.conftest import same_bits
 ROOT = Path(__file__).parents[2]
 ZOO = Path(__file__).with_name("zoo.py")
 SMALL = ["data.source=digits", "data.samples=120", "clients.count=6", "clients.per_round=4", "rounds=2", "engine.kind=inline"]
-
-
-@pytest.fixture(autouse=True)
-def only_the_zoo(monkeypatch):
-    """Forget after each test what it has plugged in, and where modules are looked for."""
-    monkeypatch.setattr(loading, "_modules", {})
-    monkeypatch.setattr(loading, "_given", {})
-    monkeypatch.setattr(sys, "path", list(sys.path))
-    load_plugins([str(ZOO)])
-    yield
-    for name in [name for name, module in sys.modules.items() if "plugged_in_test" in name]:
-        del sys.modules[name]
 
 
 def strategy(text):
