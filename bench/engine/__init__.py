@@ -1,0 +1,1 @@
+"""How fast the engine is beside a bare training loop, Flower and pfl-research: `python -m bench.engine`."""
