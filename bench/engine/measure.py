@@ -37,6 +37,13 @@ QUIET = {
     # The processor is what is measured, whatever else the machine has.
     "CUDA_VISIBLE_DEVICES": "",
 }
+# Else glibc hands large blocks back to the system and asks for them again in every step, or does not, as a process happens to lie
+# in memory: convolutions then take up to twice as long in one run as in the next. fedapt has to see to that by itself.
+STEADY_ALLOCATOR = {
+    "MALLOC_MMAP_THRESHOLD_": str(32 << 20),
+    "MALLOC_TRIM_THRESHOLD_": str(1 << 30),
+    "MALLOC_TOP_PAD_": str(64 << 20),
+}
 
 
 def measure(work: Work, name: str, workers: int, peer_python: str, *, watched: bool) -> tuple[dict[str, Any], Weights | None]:
@@ -48,6 +55,7 @@ def measure(work: Work, name: str, workers: int, peer_python: str, *, watched: b
     with TemporaryDirectory(prefix="bench-engine-") as output:
         command = [python, "-m", "bench.engine.child", name, str(work.folder), output, str(workers)]
         paths = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+        settings = QUIET | {"PYTHONPATH": paths} | ({} if name.startswith("fedapt") else STEADY_ALLOCATOR)
         log = Path(output) / "log"
         row: dict[str, Any] = {"workload": work.workload.name, "contestant": name, "watched": watched}
         with log.open("wb") as said:
@@ -55,7 +63,7 @@ def measure(work: Work, name: str, workers: int, peer_python: str, *, watched: b
             child = subprocess.Popen(
                 command,
                 cwd=ROOT,
-                env=os.environ | QUIET | {"PYTHONPATH": paths},
+                env=os.environ | settings,
                 stdout=said,
                 stderr=said,
                 start_new_session=True,
