@@ -22,7 +22,8 @@ from bench.engine.report import report
 from bench.engine.statistics import GOALS, figures, of, off, ratio, spread, steady_s
 from bench.engine.workloads import WORKLOADS, Workload
 from fedapt.data import DataShape
-from fedapt.models import build
+from fedapt.models import MODELS, build
+from fedapt.plugins import loading
 
 ROOT = Path(__file__).parents[1]
 SMALL = Workload("W2", "small", "fashion_mnist", "mlp", (8,), clients=6, cohort=4, samples=20, batch=8, rounds=3)
@@ -32,6 +33,18 @@ ABOUT = {"repeats": 5, "workers": 2, "cpu": "a CPU", "quick": False, "busy": Fal
 def row(contestant, client_ms, repeat=0, workload="W2", watched=False, **more):
     base = {"workload": workload, "contestant": contestant, "repeat": repeat, "watched": watched, "client_ms": client_ms}
     return base | {"first_s": 1.0, "whole_s": 2.0} | more
+
+
+@pytest.fixture(scope="module", autouse=True)
+def no_plugin_of_the_bench_stays():
+    """Forget the model that the workloads bring along, which the schema of scenarios must not show."""
+    before = dict(MODELS)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loading, "_modules", {})
+        patch.setattr(loading, "_given", {})
+        yield
+    MODELS.clear()
+    MODELS.update(before)
 
 
 @pytest.fixture(scope="module")
@@ -170,6 +183,22 @@ def test_too_few_repeats_are_refused(tmp_path):
     command = [sys.executable, "-m", "bench.engine", "--output", str(tmp_path), "--repeats", "4"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 2 and "say too little" in done.stderr
+
+
+def test_a_peer_python_that_is_not_there_is_named(tmp_path):
+    command = [
+        sys.executable,
+        "-m",
+        "bench.engine",
+        "--output",
+        str(tmp_path),
+        "--quick",
+        "--busy",
+        "--peer-python",
+        "/no/python",
+    ]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 1 and done.stderr.startswith("--peer-python /no/python cannot be run (No such file")
 
 
 @pytest.mark.slow

@@ -141,7 +141,10 @@ def _said(row: dict[str, Any]) -> str:
 
 def _version_of_pfl(python: str) -> str | None:
     code = "from importlib.metadata import version; import pfl.model.pytorch; print(version('pfl'))"
-    asked = subprocess.run([python, "-c", code], capture_output=True, text=True, check=False)
+    try:
+        asked = subprocess.run([python, "-c", code], capture_output=True, text=True, check=False)
+    except OSError as error:
+        sys.exit(f"--peer-python {python} cannot be run ({error.strerror}): give the path of a Python, or leave it out")
     return asked.stdout.strip() or None
 
 

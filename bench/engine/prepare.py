@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from bench.engine import plugin
 from bench.engine.work import Work
 from bench.engine.workloads import Workload
 from fedapt.data import DataSpec, Federation, load
 from fedapt.models import MODELS, build
 from fedapt.models.model import ModelOptions
+from fedapt.plugins import load_plugins
 from fedapt.quant.skeleton import float_arrays
 from fedapt.seeding import numpy_stream
 from fedapt.selection.selection import Candidate
@@ -71,7 +71,7 @@ def data_spec(folder: Path, workload: Workload) -> DataSpec:
 
 def model_options(workload: Workload) -> ModelOptions:
     """Return the `model:` block."""
-    assert plugin.PflCnn.model_fields["kind"].default in MODELS
+    load_plugins(["bench.engine.plugin"])
     given: dict[str, Any] = {"hidden": list(workload.hidden)} if workload.model == "mlp" else {}
     return MODELS[workload.model].model_validate({"kind": workload.model, **given})
 
