@@ -1,7 +1,8 @@
 """The device side: one client that trains the one copy of the model that it was sent.
 
 It never holds a float model or, but for `qat`, a master copy; the message is decoded, trained in place, and sent back. The packed
-message itself stays until the reply is made, in Flower's hands, and is not charged.
+message itself stays until the reply is made, in Flower's hands, and is not charged. A simulation that needs no messages hands
+the model over as it is.
 """
 
 from __future__ import annotations
@@ -64,47 +65,55 @@ class Client:
 
     def train(self, message: bytes) -> bytes:
         """Train the model in the message as its instructions say; return the trained codes with a report."""
-        model, header = from_bytes(message, reader="client")
-        instructions = read_instructions(header)
-        self.skeleton.load(model, copies=instructions.copies, grid=instructions.grid)
-        self.skeleton.freeze(instructions.frozen)
+        *model, header = from_bytes(message, reader="client")
+        told = read_instructions(header)
+        # Handed over for good: nothing may keep the codes of a layer that is given a new grid, and the floats that are copied.
+        end, report = self.learn(model.pop(), told)
+        return _reply(end, report, told, message, told.most_segments(len(self.rows)))
+
+    def learn(self, model: QuantisedModel, told: Instructions) -> tuple[QuantisedModel, TrainReport]:
+        """Train a model, which is used up, and return what is sent of it with a report."""
+        self.skeleton.load(model, copies=told.copies, grid=told.grid)
+        self.skeleton.freeze(told.frozen)
         self.skeleton.model.train()
-        key = (instructions.seed, instructions.round, instructions.client)
-        compressor = Compressor(instructions.link, model.weights, self.keeps, torch_stream(key[0], "link", *key[1:]))
+        key = (told.seed, told.round, told.client)
+        compressor = Compressor(told.link, model.weights, self.keeps, torch_stream(key[0], "link", *key[1:]))
         correction = model.correction
-        # It would keep the codes of a layer that is given a new grid, and the floats that the skeleton has copied.
         del model
         with (
             torch.random.fork_rng(devices=[]),
             SingleCopySGD(
                 self.skeleton.model,
                 self.skeleton.quantised,
-                instructions.lr,
-                instructions.rounding,
+                told.lr,
+                told.rounding,
                 torch_stream(key[0], "rounding", *key[1:]),
-                proximal=instructions.proximal_mu,
+                proximal=told.proximal_mu,
                 correction=correction,
             ) as sgd,
         ):
             # Dropout and its like draw from torch's global state, whatever a client before has left there.
             # Seeding all devices would also queue a call, with its stack, for each device that is never used.
             torch.default_generator.manual_seed(torch_stream(key[0], "layers", *key[1:]).initial_seed())
-            report = self._learn(sgd, instructions)
-        model = self.skeleton.unload()
-        _check_finite(model)
-        sent, error = compressor.compress(model.weights)
-        model, report = replace(model, weights=sent), report.model_copy(update={"relative_error": error})
-        return _reply(model, report, instructions, message, instructions.most_segments(len(self.rows)))
+            report = self._learn(sgd, told)
+        end = self.skeleton.unload()
+        _check_finite(end)
+        sent, error = compressor.compress(end.weights)
+        return replace(end, weights=sent), report.model_copy(update={"relative_error": error})
 
     def evaluate(self, message: bytes) -> bytes:
         """Evaluate the model in the message, at the bits it came in, on the held-out samples; return a report and no model."""
         model, header = from_bytes(message, reader="client")
-        instructions = read_instructions(header)
-        self.skeleton.load(model, copies=instructions.copies, grid=instructions.grid)
+        told = read_instructions(header)
+        return _reply(QuantisedModel({}, {}), self.examine(model, told), told, message)
+
+    def examine(self, model: QuantisedModel, told: Instructions) -> EvaluateReport:
+        """Evaluate a model on the held-out samples."""
+        self.skeleton.load(model, copies=told.copies, grid=told.grid)
         self.skeleton.model.eval()
         correct, loss = 0, 0.0
         # Without a backward pass, batches as small as those that training fits the device's memory with fit it too.
-        size = min(instructions.batch, EVALUATION_BATCH)
+        size = min(told.batch, EVALUATION_BATCH)
         with torch.no_grad():
             for first in range(0, len(self.held_out), size):
                 inputs, labels = self.examples.batch(self.held_out[first : first + size])
@@ -113,8 +122,7 @@ class Client:
                 loss += float(F.cross_entropy(logits, labels, reduction="sum"))
         if not math.isfinite(loss):
             raise RunFailed(f"the loss on the held-out samples is {loss}: the model diverged; lower clients.local.lr")
-        report = EvaluateReport(samples=len(self.held_out), correct=correct, loss=loss / max(len(self.held_out), 1))
-        return _reply(QuantisedModel({}, {}), report, instructions, message)
+        return EvaluateReport(samples=len(self.held_out), correct=correct, loss=loss / max(len(self.held_out), 1))
 
     def _learn(self, sgd: SingleCopySGD, told: Instructions) -> TrainReport:
         losses: list[float] = []
