@@ -10,7 +10,6 @@ import json
 import math
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import numpy as np
@@ -18,7 +17,6 @@ import torch
 from pydantic import Field, ValidationError
 
 from fedapt.clients.instructions import EvaluateReport, ReplyTo, TrainReport
-from fedapt.clients.link import sent_from
 from fedapt.clients.rooms import report_room
 from fedapt.errors import DamagedData
 from fedapt.options import Options
@@ -43,6 +41,7 @@ LARGEST_NORM = 2.0**63
 
 Update = Mapping[str, np.ndarray]
 Model = TypeVar("Model", bound=Options)
+Report = TypeVar("Report", TrainReport, EvaluateReport)
 
 
 class Admission(Options):
@@ -229,33 +228,46 @@ def open_reply(task: Task, start: QuantisedModel, message: bytes, reply: bytes) 
 
 
 def admit_report(task: Task, data: Any) -> TrainReport | EvaluateReport:
-    """Return the report, if it is possible for what the client was told."""
+    """Read a report and return it, if it is possible for what the client was told."""
     if task.kind == "evaluate":
-        evaluated = read(EvaluateReport, "report", data)
-        admit_evaluation(task, evaluated)
-        return evaluated
-    report = read(TrainReport, "report", data)
-    for rule in TRAIN_RULES:
-        rule(task, report)
+        return check_report(task, read(EvaluateReport, "report", data))
+    return check_report(task, read(TrainReport, "report", data))
+
+
+def check_report(task: Task, report: Report) -> Report:
+    """Return a report, if it is possible for what the client was told."""
+    if isinstance(report, EvaluateReport):
+        admit_evaluation(task, report)
+    else:
+        for rule in TRAIN_RULES:
+            rule(task, report)
     return report
 
 
+def admit_model(task: Task, start: QuantisedModel, end: QuantisedModel) -> None:
+    """Raise DamagedData unless what came back is the model that was sent, with other numbers."""
+    for rule in MODEL_RULES:
+        rule(task, start, end)
+
+
 def admit_update(
-    task: Task, arrays: Mapping[str, np.ndarray], start: QuantisedModel, end: QuantisedModel
+    task: Task, arrays: Update, start: Mapping[str, CodedWeight], end: QuantisedModel
 ) -> tuple[dict[str, np.ndarray], str]:
     """Return the update by parameter name, float32, and what is remarkable about it, or "".
 
     It is what came back, dequantised, minus what its link counts from: the start as the client got it, the global model `arrays`,
-    or nothing where a compressed change came back.
+    or nothing where a compressed change came back. start: the layers that were sent as codes; floats are sent as they are.
     """
-    for rule in MODEL_RULES:
-        rule(task, start, end)
-    link = task.instructions.link
-    counted = replace(start, weights=sent_from(start.weights, link))
-    before = arrays if link.send == "model" else counted.dequantised()
-    after = end.dequantised()
-    with np.errstate(over="ignore"):
-        update = {name: values - before[name] for name, values in after.items()}
+    link, before = task.instructions.link, dict(arrays)
+    if link.sends_compressed_delta:
+        before |= {f"{layer}.weight": np.zeros((), np.float32) for layer in end.weights}
+    elif link.send == "delta":
+        before |= {f"{layer}.weight": weight.dequantise().numpy() for layer, weight in start.items()}
+    with np.errstate(over="ignore", invalid="ignore"):
+        after = end.dequantised()
+        update = {name: after[name] - before[name] for name in arrays}
+        if task.admission.max_norm is None and _squares(update) < LARGEST_NORM:
+            return update, ""
     norm = norm_of(update)
     admit_norm(task, norm)
     return update, _too_large(task.admission, norm)
@@ -265,6 +277,12 @@ def norm_of(update: Update) -> float:
     """Return the L2 norm over all arrays."""
     wide = (values.ravel().astype(np.float64) for values in update.values())
     return math.sqrt(math.fsum(float(values @ values) for values in wide))
+
+
+def _squares(update: Update) -> float:
+    """Return the square of the L2 norm in float32, which is fast, and infinite or NaN where that is not enough."""
+    flat = (values.ravel() for values in update.values())
+    return sum(float(values @ values) for values in flat)
 
 
 def _too_large(admission: Admission, norm: float) -> str:

@@ -26,7 +26,7 @@ from fedapt.cost.planner import Plan
 from fedapt.errors import DamagedData
 from fedapt.grid.exact_sum import ExactSum
 from fedapt.grid.inline import Inline
-from fedapt.grid.visit import Task, down, receive
+from fedapt.grid.visit import ByMessage, Task, down, receive
 from fedapt.quant import GridOptions
 from fedapt.quant.wire import QuantisedModel, digest_of, quantise_arrays, to_bytes
 from tests.grid.conftest import enrolled, same_bits, scenario
@@ -42,7 +42,7 @@ class Lying(Inline):
     """`lie(reply, request)` gives the bytes, or the message, with which one client answers instead."""
 
     def __init__(self, enrolment, lie, liars=(LIAR,)):
-        honest = enrolment.workshop.open()
+        honest = enrolment.workshop.open().app
 
         def app(request, context):
             reply = honest(request, context)
@@ -51,7 +51,7 @@ class Lying(Inline):
             said = lie(payload(reply), request)
             return said if isinstance(said, Message) else answer(request, said)
 
-        super().__init__(app)
+        super().__init__(ByMessage(app))
 
 
 def changed(change):

@@ -15,7 +15,7 @@ from fedapt.environment import usable_cores
 from fedapt.evaluation import BATCH, Evaluator
 from fedapt.grid.exact_sum import ExactSum
 from fedapt.grid.flower import identify_process
-from fedapt.grid.visit import Arrays, Outcome, Task, visit
+from fedapt.grid.visit import Arrays, Outcome, Task
 from fedapt.scenario import Scenario
 
 FEW, MORE = 1, 5
@@ -103,8 +103,8 @@ def _pace(scenario: Scenario, federation: Federation, enrolment: Enrolment, arra
         workshop = replace(enrolment.workshop, federation=replace(federation, rows=tuple(rows)), faults=Faults())
         shortened = replace(task, kind=kind, samples=samples, instructions=told)
         total = ExactSum() if scenario.strategy.linear and kind == "train" else None
-        app = workshop.open()
-        return _timed(lambda: visit(arrays, shortened, app, total))
+        player = workshop.open()
+        return _timed(lambda: player.visit(arrays, shortened, total))
 
     few, more = (min(batches * task.plan.batch, task.samples) for batches in (FEW, MORE))
     short_s, outcome = visited("train", few)

@@ -59,7 +59,7 @@ def main(grid: Grid, context: Context) -> None:
 
 
 def _client_of(context: Context) -> Client:
-    return _clients(str(context.run_config["scenario"]))(context)
+    return _clients(str(context.run_config["scenario"]))(int(context.node_config["partition-id"]))
 
 
 @functools.cache
@@ -72,7 +72,7 @@ def _workshop(scenario_path: str) -> Workshop:
 
 
 @functools.cache
-def _clients(scenario_path: str) -> Callable[[Context], Client]:
+def _clients(scenario_path: str) -> Callable[[int], Client]:
     return _workshop(scenario_path).clients()
 
 

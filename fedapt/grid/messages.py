@@ -38,6 +38,10 @@ class Messages:
         """
         return self._lengths(tuple(bits.items()), grid, segments, upload_bits, corrected)
 
+    def evaluation_up(self) -> int:
+        """Return the bytes of a client's evaluation: a report and no model."""
+        return message_length({}, {}, {}, GridOptions(), report_room(()))
+
     @cache  # noqa: B019 (it lives as long as the run whose model it describes)
     def _lengths(
         self, bits: tuple[tuple[str, int], ...], grid: GridOptions, segments: int, upload_bits: int | None, corrected: bool

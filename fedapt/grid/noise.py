@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from fedapt.admission import norm_of
 from fedapt.clients.instructions import TrainReport
 from fedapt.quant import CodedWeight, Rounding
 from fedapt.quant.grid import levels
@@ -28,34 +29,42 @@ LONG_STEP = 1e3
 
 
 def update_noise(
-    task: Task, arrays: Mapping[str, np.ndarray], start: QuantisedModel, end: QuantisedModel, report: TrainReport, norm: float
+    task: Task,
+    arrays: Mapping[str, np.ndarray],
+    start: Mapping[str, CodedWeight],
+    end: QuantisedModel,
+    report: TrainReport,
+    update: Mapping[str, np.ndarray],
 ) -> tuple[float, float]:
     """Return the variance of an update's rounding noise, summed over its weights, and its square relative to the update's.
 
-    arrays: the global model; start, end: what the client was sent and sent back; norm: of the update.
+    arrays: the global model; start: the layers that the client was sent as codes; end: what it sent back.
     """
     link = task.instructions.link
-    variance = training_variance(task, start.weights, report)
+    variance = training_variance(task, start, report)
     error = report.relative_error or 0.0
     if link.bits is not None:
         # As if the error had nothing to do with what was compressed, of which only the result is known here.
         variance += error / (1 + error) * _squared(end.weights)
     if link.send == "model":
-        variance += sum(_squared_distance(weight, arrays[f"{layer}.weight"]) for layer, weight in start.weights.items())
+        variance += sum(_squared_distance(weight, arrays[f"{layer}.weight"]) for layer, weight in start.items())
     if link.sends_compressed_delta:
         return variance, error
+    if not variance:
+        return 0.0, 0.0
+    norm = norm_of(update)
     # An update of which nothing is left has lost all of itself.
     return variance, variance / norm**2 if norm else float(variance > 0)
 
 
-def training_variance(task: Task, start: Mapping[str, Weight], report: TrainReport) -> float:
+def training_variance(task: Task, start: Mapping[str, CodedWeight], report: TrainReport) -> float:
     """Return the variance, summed over the weights, that rounding each step to codes has brought into them."""
     told, plan = task.instructions, task.plan
     names = sorted(plan.bits)
     parts = [(dict(zip(names, part.bits, strict=True)), sum(part.batches.values())) for part in report.segments]
     variance = 0.0
     for layer, weight in start.items():
-        if not isinstance(weight, CodedWeight) or layer in told.frozen:
+        if layer in told.frozen:
             continue
         now = levels(weight.bits, told.grid)
         squares = float(weight.grid.scale.double().square().sum()) * weight.shape.numel() / weight.grid.scale.numel()
@@ -84,5 +93,5 @@ def _squared(weights: Mapping[str, Weight]) -> float:
     return sum(float(weight.dequantise().double().square().sum()) for weight in weights.values())
 
 
-def _squared_distance(weight: Weight, values: np.ndarray) -> float:
+def _squared_distance(weight: CodedWeight, values: np.ndarray) -> float:
     return float(np.square(weight.dequantise().numpy().astype(np.float64) - values).sum())

@@ -26,7 +26,7 @@ from fedapt.clients.faulty import Crash, Hang
 from fedapt.errors import RunFailed, SetupError
 from fedapt.grid.exact_sum import ExactSum
 from fedapt.grid.flower import identify_process
-from fedapt.grid.visit import App, Arrays, Outcome, Task, visit
+from fedapt.grid.visit import Arrays, Outcome, Player, Task
 
 CHUNKS_A_WORKER = 4
 LARGEST_CHUNK = 16
@@ -43,7 +43,7 @@ class _Worker:
     def __init__(self, workshop: Any, threads: int) -> None:
         torch.set_num_threads(threads)
         identify_process()
-        self._app: App = workshop.open()
+        self._player: Player = workshop.open()
 
     def ready(self) -> None:
         """Return when the worker can work."""
@@ -53,7 +53,7 @@ class _Worker:
         total = ExactSum() if summed else None
         for task in tasks:
             try:
-                yield visit(arrays, task, self._app, total)
+                yield self._player.visit(arrays, task, total)
             except Crash:
                 os.kill(os.getpid(), signal.SIGKILL)
             except Hang:

@@ -9,13 +9,13 @@ from __future__ import annotations
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import Literal, Protocol
 
 import numpy as np
 import torch
 from flwr.app import Context, Message
 
-from fedapt.admission import Admission, admit_report, admit_update, norm_of, one_line, open_reply
+from fedapt.admission import Admission, admit_model, admit_report, admit_update, one_line, open_reply
 from fedapt.clients.app import keep, kept_in, payload, record
 from fedapt.clients.faulty import Dropped
 from fedapt.clients.instructions import EvaluateReport, Instructions, Segment, TrainReport
@@ -27,7 +27,7 @@ from fedapt.grid.exact_sum import ExactSum
 from fedapt.grid.flower import context_of, instruction, why_failed
 from fedapt.grid.noise import update_noise
 from fedapt.grid.reasons import reason_of
-from fedapt.quant import FLOAT_BITS
+from fedapt.quant import FLOAT_BITS, CodedWeight
 from fedapt.quant.wire import QuantisedModel, quantise_arrays, to_bytes
 from fedapt.seeding import torch_stream
 
@@ -100,23 +100,47 @@ class Outcome:
     kept: dict[str, np.ndarray] | None = None
 
 
-def down(arrays: Arrays, task: Task) -> tuple[QuantisedModel, bytes]:
-    """Quantise the global model for one client; deterministic in (seed, round, client, kind, bits)."""
+def quantised(arrays: Arrays, task: Task) -> QuantisedModel:
+    """Return the global model as one client gets it; deterministic in (seed, round, client, kind, bits)."""
     told = task.instructions
     generator = torch_stream(told.seed, f"down:{task.kind}", told.round, told.client)
     start = quantise_arrays(arrays, task.bits, told.grid, told.link.down, generator)
+    correction = {name: torch.from_numpy(np.array(values)) for name, values in (task.correction or {}).items()}
+    return replace(start, correction=correction)
+
+
+def down(arrays: Arrays, task: Task) -> tuple[QuantisedModel, bytes]:
+    """Return the model that one client gets, and the message that brings it."""
+    told, start = task.instructions, quantised(arrays, task)
     adapted = task.bits if told.adaptation else ()
     room = instructions_room({name.rpartition(".")[0] for name in arrays}, adapted)
-    correction = {name: torch.from_numpy(np.array(values)) for name, values in (task.correction or {}).items()}
-    return start, to_bytes(replace(start, correction=correction), {"instructions": told.model_dump()}, room)
+    return start, to_bytes(start, {"instructions": told.model_dump()}, room)
+
+
+class Player(Protocol):
+    """Plays clients in this process."""
+
+    def visit(self, arrays: Arrays, task: Task, total: ExactSum | None) -> Outcome:
+        """Give a task to its client. With `total`, the update is added to it and not returned.
+
+        Whatever the client's code raises becomes a failed outcome with one sentence and the traceback: it is deterministic, so
+        it is not retried.
+        """
+
+
+@dataclass(frozen=True)
+class ByMessage:
+    """Plays clients as a server and its boards do, by messages to a Flower app."""
+
+    app: App
+
+    def visit(self, arrays: Arrays, task: Task, total: ExactSum | None) -> Outcome:
+        """As in `Player`."""
+        return visit(arrays, task, self.app, total)
 
 
 def visit(arrays: Arrays, task: Task, app: App, total: ExactSum | None) -> Outcome:
-    """Send a task to a client in this process. With `total`, the update is added to it and not returned.
-
-    Whatever the client's code raises becomes a failed outcome with one sentence and the traceback: it is deterministic, so it
-    is not retried.
-    """
+    """Send a task to a client in this process, as a message, and receive its reply."""
     start, message = down(arrays, task)
     sent = instruction(record(message), task.kind, task.client)
     context = context_of(task.client, task.attempt)
@@ -126,9 +150,15 @@ def visit(arrays: Arrays, task: Task, app: App, total: ExactSum | None) -> Outco
     except Dropped as dropped:
         return Outcome(task.client, "dropped", str(dropped), downlink_bytes=len(message))
     except (Exception, SystemExit) as error:  # a client's code may raise anything, and the run goes on without it
-        return Outcome(task.client, "failed", one_line(reason_of(error)), traceback.format_exc(), downlink_bytes=len(message))
+        return failed(task, error, len(message))
     outcome = receive_answer(arrays, start, task, message, answer, total)
     return replace(outcome, kept=kept_in(context)) if task.kind == "train" else outcome
+
+
+def failed(task: Task, error: BaseException, downlink_bytes: int) -> Outcome:
+    """Return the outcome of a client whose code has just raised this."""
+    reason, log = one_line(reason_of(error)), traceback.format_exc()
+    return Outcome(task.client, "failed", reason, log, downlink_bytes=downlink_bytes)
 
 
 def receive_answer(
@@ -146,27 +176,46 @@ def receive_answer(
 
 def receive(arrays: Arrays, start: QuantisedModel, task: Task, message: bytes, reply: bytes, total: ExactSum | None) -> Outcome:
     """Turn a client's reply into an outcome, `rejected` if it is not admitted."""
-    outcome = Outcome(task.client, "ok", downlink_bytes=len(message), uplink_bytes=len(reply))
-    spent = task.planned
+    outcome, spent = Outcome(task.client, "ok", downlink_bytes=len(message), uplink_bytes=len(reply)), task.planned
     try:
         end, data = open_reply(task, start, message, reply)
         report = admit_report(task, data)
         if isinstance(report, EvaluateReport):
             return replace(outcome, report=report)
         spent, outcome = report.batches, replace(outcome, segments=report.segments)
-        update, remark = admit_update(task, arrays, start, end)
+        admit_model(task, start, end)
+        return settle(outcome, arrays, start.coded, task, end, report, total)
     except DamagedData as error:
-        return replace(outcome, status="rejected", reason=one_line(str(error)), spent=spent)
-    zero = not any(values.any() for values in update.values())
-    bits = end.bits if task.instructions.adaptation else {}
-    variance, lost = update_noise(task, arrays, start, end, report, norm_of(update))
+        return rejected(outcome, error, spent)
+
+
+def rejected(outcome: Outcome, error: DamagedData, spent: Mapping[int, int]) -> Outcome:
+    """Return the outcome of a reply that is not admitted; spent: the batches that are charged."""
+    return replace(outcome, status="rejected", reason=one_line(str(error)), spent=spent)
+
+
+def settle(
+    outcome: Outcome,
+    arrays: Arrays,
+    start: Mapping[str, CodedWeight],
+    task: Task,
+    end: QuantisedModel,
+    report: TrainReport,
+    total: ExactSum | None,
+) -> Outcome:
+    """Return the outcome with its report and update; raises DamagedData for an update that is not admitted.
+
+    start: the layers that the client was sent as codes; end: what it sent back.
+    """
+    update, remark = admit_update(task, arrays, start, end)
+    variance, lost = update_noise(task, arrays, start, end, report, update)
     admitted = replace(
         outcome,
         reason=remark,
         report=report,
-        zero_update=zero,
+        zero_update=not any(values.any() for values in update.values()),
         update=update,
-        bits=bits,
+        bits=end.bits if task.instructions.adaptation else {},
         update_variance=variance,
         relative_error=lost,
     )

@@ -60,6 +60,11 @@ class QuantisedModel:
         return arrays | {name: values.numpy() for name, values in self.floats.items()}
 
     @property
+    def coded(self) -> dict[str, CodedWeight]:
+        """The layers that hold codes."""
+        return {layer: weight for layer, weight in self.weights.items() if isinstance(weight, CodedWeight)}
+
+    @property
     def bits(self) -> dict[str, int]:
         """Width of each layer's codes; 32 means float."""
         return {layer: weight.bits for layer, weight in self.weights.items()}

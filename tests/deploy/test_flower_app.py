@@ -5,6 +5,7 @@ from flwr.app import Context, RecordDict
 
 from fedapt.deploy import flower_app
 from fedapt.grid.inline import Inline
+from fedapt.grid.visit import ByMessage
 from fedapt.scenario import dump_scenario
 from tests.grid.conftest import same_bits, scenario
 from tests.grid.play import play
@@ -17,7 +18,7 @@ def nodes(path):
         where = {"partition-id": context.node_config["partition-id"]}
         return flower_app.client(message, Context(1, 1, where, RecordDict(), {"scenario": str(path)}))
 
-    return lambda enrolment: Inline(app)
+    return lambda enrolment: Inline(ByMessage(app))
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ import torch
 
 from fedapt.clients.app import payload
 from fedapt.clients.instructions import read_instructions
+from fedapt.grid.visit import ByMessage
 from fedapt.quant.wire import from_bytes
 
 MIB = 2**20
@@ -43,7 +44,7 @@ class Accident:
     round: int | None = None
 
     def open(self):
-        inner = self.workshop.open()
+        inner = self.workshop.open().app
         if self.what.startswith("allocate"):
             used = int(Path("/proc/self/statm").read_text().split()[0]) * os.sysconf("SC_PAGE_SIZE")
             resource.setrlimit(resource.RLIMIT_AS, (used + 512 * MIB, resource.RLIM_INFINITY))
@@ -63,7 +64,7 @@ class Accident:
                 os.kill(os.getpid(), signal.SIGKILL)
             return reply
 
-        return app
+        return ByMessage(app)
 
     def _happen(self):
         match self.what:
@@ -110,7 +111,7 @@ class Slow:
     def open(self):
         import ray
 
-        inner = self.workshop.open()
+        inner = self.workshop.open().app
         node = ray.get_runtime_context().get_node_id()
 
         def app(message, context):
@@ -118,4 +119,4 @@ class Slow:
             time.sleep(self.seconds)
             return inner(message, context)
 
-        return app
+        return ByMessage(app)

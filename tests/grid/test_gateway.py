@@ -5,7 +5,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from fedapt.grid.visit import down
+from fedapt.grid.visit import ByMessage, down
 from fedapt.models import build
 from fedapt.seeding import numpy_stream
 from fedapt.strategies import STRATEGIES
@@ -142,7 +142,7 @@ def test_bytes_are_the_length_of_the_real_messages():
     lengths = {}
 
     def spying(original):
-        inner = original.workshop.open()
+        inner = original.workshop.open().app
 
         def app(message, context):
             reply = inner(message, context)
@@ -151,7 +151,7 @@ def test_bytes_are_the_length_of_the_real_messages():
 
         from fedapt.grid.inline import Inline
 
-        return Inline(app)
+        return Inline(ByMessage(app))
 
     _, rows, _ = play(wanted, spying, rounds=1)
     assert lengths and {row.client: (row.downlink_bytes, row.uplink_bytes) for row in rows} == lengths

@@ -9,6 +9,7 @@ from fedapt.errors import RunFailed
 from fedapt.grid.flower import EVALUATE, TRAIN, instruction
 from fedapt.grid.inline import Inline
 from fedapt.grid.post import broadcasts
+from fedapt.grid.visit import ByMessage
 from fedapt.strategies import STRATEGIES
 from tests.grid.conftest import enrolled, same_bits, scenario
 from tests.grid.play import initial, play
@@ -236,7 +237,7 @@ def test_a_failed_round_leaves_what_a_client_keeps_as_it_was():
     """Client 2 raises after its training in the second round: on a board its state would not have been stored either."""
 
     def failing(enrolment):
-        inner, times = enrolment.workshop.open(), []
+        inner, times = enrolment.workshop.open().app, []
 
         def app(message, context):
             reply = inner(message, context)
@@ -245,7 +246,7 @@ def test_a_failed_round_leaves_what_a_client_keeps_as_it_was():
                 raise ValueError("broken")
             return reply
 
-        return Inline(app)
+        return Inline(ByMessage(app))
 
     wanted = scenario(clients=linked("fp32", **EF))
     _, rows, broken = play(wanted, failing, rounds=2)

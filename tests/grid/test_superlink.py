@@ -36,7 +36,7 @@ class FakeGrid:
     """
 
     def __init__(self, enrolment, behave=None, absent=()) -> None:
-        self._app = enrolment.workshop.open()
+        self._app = enrolment.workshop.open().app
         present = [client for client in enrolment.participants if client not in absent]
         self.partition_of = {7919 * (client + 3) % 1009: client for client in present}
         self._behave = behave or {}
