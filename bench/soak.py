@@ -104,7 +104,7 @@ def scenario(rounds: int) -> Scenario:
 def sample(number: int) -> Sample:
     """Return what this process, its raylet and its workers hold now."""
     own = list(_descendants(os.getpid()))
-    workers = [pid for pid in own if _command(pid).startswith("ray::_Worker")]
+    workers = [pid for pid in own if _command(pid).startswith("ray::Worker")]
     raylets = [pid for pid in own if Path(_command(pid).split(" ")[0]).name == "raylet"]
     held = np.array([_megabytes(pid) for pid in workers] or [(math.nan, math.nan)])
     resident, anonymous = held.mean(axis=0)

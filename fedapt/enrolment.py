@@ -58,13 +58,14 @@ def enrol(scenario: Scenario, federation: Federation) -> Enrolment:
     costs = [_cost_model(scenario, federation, group, method) for group, method in zip(groups, methods, strict=True)]
 
     @functools.cache
-    def cost_of(number: int, slowdown: float) -> CostModel:
-        return replace(costs[number], profile=slowed(costs[number].profile, slowdown))
+    def example(number: int, slowdown: float) -> Participant:
+        cost = replace(costs[number], profile=slowed(costs[number].profile, slowdown))
+        return _participant(groups[number], cost, messages, scenario.admission)
 
     participants, refused = {}, []
     for client, number in enumerate(group_of):
-        cost = cost_of(number, faults.slowdown(scenario.seed, client))
-        participant = _participant(client, groups[number], cost, federation, messages, scenario.admission)
+        samples, held_out = len(federation.rows[client]), len(federation.held_out[client])
+        participant = example(number, faults.slowdown(scenario.seed, client)).peer(client, samples, held_out)
         objection = _objection(participant, wishes, scenario.strategy.corrects)
         if objection is None:
             participants[client] = participant
@@ -110,20 +111,19 @@ def _cost_model(scenario: Scenario, federation: Federation, group: Group, method
     return CostModel(workloads, load_profile(group.profile), scenario.energy_table)
 
 
-def _participant(
-    client: int, group: Group, cost: CostModel, federation: Federation, messages: Messages, admission: Admission
-) -> Participant:
+def _participant(group: Group, cost: CostModel, messages: Messages, admission: Admission) -> Participant:
+    """Return a client without samples, which any of its group on such a device is a peer of."""
     device_bytes = cost.profile.memory.value
     return Participant(
-        client=client,
+        client=0,
         group=group.name or group.profile,
         cost=cost,
         policy=group.method.precision,
         epochs=group.local.epochs,
         batch=group.local.batch,
         lr=group.local.lr,
-        samples=len(federation.rows[client]),
-        held_out=len(federation.held_out[client]),
+        samples=0,
+        held_out=0,
         memory_budget_bytes=min(device_bytes, group.budget.memory or device_bytes),
         energy_budget_j=group.budget.energy,
         messages=messages,

@@ -6,8 +6,10 @@ committed, with its ledger and all that the next one needs, before the next one 
 
 from __future__ import annotations
 
+import gc
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +20,7 @@ from fedapt.clock.asynchronous import Asynchronous
 from fedapt.cost.ledger import LedgerRow, RoundRecord
 from fedapt.data import load
 from fedapt.deploy.local_superlink import run_on_superlink
-from fedapt.engines import open_gateway
+from fedapt.engines import begin, open_gateway
 from fedapt.enrolment import Enrolment, enrol
 from fedapt.environment import environment
 from fedapt.errors import CannotResume, DamagedData, FedaptError
@@ -76,7 +78,7 @@ def play(
     resumed: bool = False,
 ) -> None:
     """Play a run into its folder, from the first round or from where its commits end."""
-    with Narrator(display, folder.path / "run.log") as narrator:
+    with Narrator(display, folder.path / "run.log") as narrator, begin(scenario.engine, transport) as session:
         narrator.begin(folder.path, scenario)
         seat = Seat(scenario.strategy)
         state, problem = folder.recover() if resumed else (None, "")
@@ -86,17 +88,20 @@ def play(
         model = build(scenario.model, federation.data_shape, scenario.seed)
         evaluator = Evaluator(scenario.model, federation.test, federation.classes, scenario.engine.threads)
         cohorts = Cohorts(scenario, enrolment)
-        gateway = open_gateway(scenario, enrolment, cohorts, transport, narrator.outcome)
+        gateway = open_gateway(scenario, enrolment, cohorts, transport, narrator.outcome, session)
         start = {name: values.numpy() for name, values in float_arrays(model).items()}
         story = Story(scenario, seat, gateway, enrolment, cohorts, evaluator, folder, narrator, stopper, start)
         try:
             if resumed:
                 story.take_up(state, problem)
+            # What stands by now stays: the many objects of a round make Python look through all others again and again.
+            gc.freeze()
             story.play()
         except BaseException as error:
             story.finish_early(error)
             raise
         finally:
+            gc.unfreeze()
             gateway.close()
         story.finish()
 
@@ -134,7 +139,7 @@ class Story:
             self._standings.add(rows)
             self._cohorts.add(rows)
             self._quorum.count(rows)
-            self._records.append(record)
+            self._remember(record)
         self._narrator.resumed(len(self._records), self._scenario.rounds, problem)
         if state is None:
             return
@@ -230,8 +235,12 @@ class Story:
         self._standings.add(rows)
         self._cohorts.add(rows)
         self._quorum.count(rows)
-        self._records.append(record)
+        self._remember(record)
         self._display.round_done(record)
+
+    def _remember(self, record: RoundRecord) -> None:
+        """Keep what the summary needs of a round; its widths by layer are in rounds.csv."""
+        self._records.append(replace(record, wish_bits={}))
 
     def _checkpoint(self, arrays: Arrays) -> Checkpoint:
         strategy, obstacle = None, ""

@@ -8,13 +8,14 @@ from __future__ import annotations
 import io
 import math
 import os
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, ValidationError, ValidationInfo, field_validator
+from pydantic import Field, ValidationError, ValidationInfo, field_validator, model_validator
 from ruamel.yaml import YAML
 
 from fedapt.admission import Admission
@@ -38,27 +39,55 @@ from fedapt.strategies.strategy import StrategyOptions
 
 Share = Annotated[float, Field(ge=0, le=1)]
 TRACE: KeyPath = ("clients", "availability", "file")
+ADDRESS = re.compile(r"[^/\s]+:\d+")
 MOST_SUPERNODES = 16
 # Far more than that ends in a crash of the system's thread library.
 MOST_THREADS = 256
+MOST_TOGETHER = 4096
 
 
 class Engine(Options):
-    """What runs the clients; none of this changes the results."""
+    """What runs the clients; of results only the last digits may change, with `threads`, `batch_clients` and `device`."""
 
     kind: Literal["ray", "inline", "superlink"] = Field(
         default="ray", description="worker processes, one process, or Flower's SuperLink"
     )
     workers: Literal["auto"] | Annotated[int, Field(ge=1)] = Field(
-        default="auto", description="worker processes; auto: one a core"
+        default="auto", description="worker processes; auto: one a core, or one a CPU of the cluster"
+    )
+    address: str | None = Field(
+        default=None, description="a Ray cluster to join, `auto` or host:port; null: a Ray of its own on this machine"
     )
     threads: int = Field(default=1, ge=1, le=MOST_THREADS, description="threads of a worker; they may change the last bits")
     chunk: Literal["auto"] | Annotated[int, Field(ge=1)] = Field(
         default="auto", description="clients handed to a worker at a time"
     )
+    batch_clients: Literal["auto"] | Annotated[int, Field(ge=1, le=MOST_TOGETHER)] = Field(
+        default=1, description="clients trained as one batch of tensors, at fp32 with a plain method; auto: where that is faster"
+    )
+    device: Literal["cpu", "cuda", "auto"] = Field(
+        default="cpu", description="where such batches of clients are trained; auto: on a GPU if there is one"
+    )
     max_attempts: int = Field(default=3, ge=1, description="how often a client is tried when its worker dies")
     task_timeout_s: float = Field(default=600.0, gt=0, description="seconds after which a silent worker is replaced")
     grace_s: float = Field(default=120.0, gt=0, description="seconds to wait for a worker when all are lost")
+
+    @field_validator("address")
+    @classmethod
+    def _joinable(cls, address: str | None) -> str | None:
+        if address is None or address == "auto" or ADDRESS.fullmatch(address):
+            return address
+        raise ValueError("it is `auto` or host:port, of a Ray cluster that this machine is part of")
+
+    @model_validator(mode="after")
+    def _batched_where_it_can_be(self) -> Engine:
+        if self.batch_clients != 1 and self.kind == "superlink":
+            raise ValueError("superlink plays each client in its own process; leave `batch_clients` out, or use ray or inline")
+        if self.batch_clients == 1 and self.device == "cuda":
+            raise ValueError(
+                "`device: cuda` trains batches of clients, one alone stays on the CPU; give `batch_clients: auto` too"
+            )
+        return self
 
 
 class Failures(Options):

@@ -6,6 +6,8 @@ A client that is run again, by another worker or after a restart, redraws the sa
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -29,4 +31,23 @@ def torch_stream(seed: int, purpose: str, *indices: int) -> torch.Generator:
     """Return a CPU torch generator at the start of this stream."""
     import torch
 
-    return torch.Generator().manual_seed(stream_key(seed, purpose, *indices) & (2**63 - 1))
+    return torch.Generator().manual_seed(_torch_seed(seed, purpose, *indices))
+
+
+@contextmanager
+def torchs_own_stream(seed: int, purpose: str, *indices: int) -> Iterator[None]:
+    """Let what draws from torch's global CPU state, such as dropout, draw this stream, and leave that state as it was."""
+    import torch
+
+    # Seeding all devices would also queue a call, with its stack, for each device that is never used.
+    own = torch.default_generator
+    before = own.get_state()
+    own.manual_seed(_torch_seed(seed, purpose, *indices))
+    try:
+        yield
+    finally:
+        own.set_state(before)
+
+
+def _torch_seed(seed: int, purpose: str, *indices: int) -> int:
+    return stream_key(seed, purpose, *indices) & (2**63 - 1)

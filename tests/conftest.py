@@ -25,7 +25,7 @@ def ray_session():
     """Start Ray once, with two workers' worth of cores."""
     import ray
 
-    from fedapt.grid.ray_pool import start_ray
+    from fedapt.grid.ray_session import start_ray
 
     start_ray(2)
     yield

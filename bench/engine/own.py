@@ -78,7 +78,7 @@ def play(work: Work, engine: dict[str, Any], precision: dict[str, Any]) -> Playe
 
 def _said(summary: Any) -> dict[str, str]:
     """Return what a run says of how its cohorts were trained, if it does."""
-    return {key: str(summary[key]) for key in ("batched", "compute") if key in summary}
+    return {key: str(summary[key]) for key in ("batched", "compute") if summary.get(key)}
 
 
 def _weights(path: Path) -> dict[str, Any]:

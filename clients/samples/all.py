@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 from torch import Tensor
 
@@ -13,6 +13,7 @@ class All(Filter):
     """Choose the whole batch."""
 
     kind: Literal["all"] = "all"
+    chooses: ClassVar[bool] = False
 
     def choose(self, losses: Tensor) -> Tensor | None:
         """Return None: all samples."""

@@ -20,7 +20,7 @@ from fedapt.benchmark.cells import Ended, note_failure, play_cell
 from fedapt.environment import usable_cores
 from fedapt.errors import SetupError
 from fedapt.grid.flower import identify_process
-from fedapt.grid.ray_pool import cause, start_ray
+from fedapt.grid.ray_session import cause, start_ray
 from fedapt.plugins import load_plugins
 from fedapt.plugins.loading import given_plugins
 from fedapt.stopping import Stopper

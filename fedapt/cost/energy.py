@@ -99,12 +99,20 @@ def training_energy(
     samples, steps = sum(batches), len(batches)
     if resident_bytes is None:
         resident_bytes = training_memory(trace, max(batches, default=0), packed=True).total_bytes
-    layers = [layer_energy(layer, TABLES[table], account) for layer in trace.layers]
-    macs = samples * sum(sample for sample, _ in layers) + steps * sum(step for _, step in layers)
+    of_sample, of_step = _priced(trace, table, account)
+    macs = samples * of_sample + steps * of_step
     return Energy(
         compute_j=macs * profile.fp32_mac_energy.value,
         movement_j=trace.moved_bytes(samples, steps) * movement_price(profile, resident_bytes),
     )
+
+
+def _priced(trace: Trace, table: str, account: Account) -> tuple[float, float]:
+    """Return the sums of `layer_energy` over the layers."""
+    if (table, account) not in trace.priced:
+        layers = [layer_energy(layer, TABLES[table], account) for layer in trace.layers]
+        trace.priced[table, account] = sum(sample for sample, _ in layers), sum(step for _, step in layers)
+    return trace.priced[table, account]
 
 
 def movement_price(profile: Profile, resident_bytes: int) -> float:

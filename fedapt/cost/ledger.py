@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 Status = Literal["ok", "refused", "dropped", "rejected", "failed", "late"]
 Source = Literal["measured", "modelled", "constant"]
@@ -15,6 +15,7 @@ class LedgerRow:
 
     layer_bits, mean_bits: at the end of training; it may have begun at others, and is charged for each step at those it had.
     choice: in words, the bits that were wished, and what the client's budget made of them; batch: of the round, in samples;
+    batched_clients: how many were trained as one batch of tensors, this one among them, 0 if it was alone;
     staleness: steps that the server took while the client was at work; it was asked in round `round - staleness`.
     energy_*_j: under the scenario's table (`energy_j` and its parts), under each table by the width of the weights alone, and
     under the scenario's table by both operands; battery_j: what was left before the round, None without a battery.
@@ -32,6 +33,7 @@ class LedgerRow:
     samples: int = 0
     steps: int = 0
     batch: int = 0
+    batched_clients: int = 0
     frozen_layers: int = 0
     train_loss: float | None = None
     layer_bits: list[int] = field(default_factory=list)
@@ -64,6 +66,12 @@ class LedgerRow:
     time_source: Source = "modelled"
     memory_source: Source = "modelled"
     bytes_source: Source = "measured"
+
+    def but(self, **changes: Any) -> LedgerRow:
+        """Return the row with other values, as `dataclasses.replace` does, but in a tenth of its time."""
+        row = object.__new__(LedgerRow)
+        vars(row).update(vars(self), **changes)
+        return row
 
 
 @dataclass(frozen=True)

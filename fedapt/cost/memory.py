@@ -4,10 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import numpy as np
-
 from fedapt.cost.trace import GRID_BITS, LayerTrace, Trace
-from fedapt.quant.grid import FLOAT_BITS
 
 # What the client really keeps codes in: bytes up to 8 bits, uint16 above.
 CONTAINERS = (8, 16, 32)
@@ -49,9 +46,7 @@ def training_memory(trace: Trace, batch: int, packed: bool, optimiser_bytes: int
     Not counted: the program itself.
     """
     saved = batch * trace.saved_bytes_per_sample + trace.saved_bytes_fixed if batch else 0
-    bits = {layer.shape.name: layer.bits for layer in trace.layers}
-    coded = np.array([bits[name] != FLOAT_BITS for name in trace.peaks.layers], np.bool_)
-    working = int(trace.peaks.working_bytes(batch, coded))
+    working = int(trace.peaks.working_bytes(batch, trace.coded))
     return Memory(
         codes_bytes=sum(codes_bytes(layer, packed) for layer in trace.layers),
         scales_bytes=sum(GRID_BYTES * layer.scales for layer in trace.layers),

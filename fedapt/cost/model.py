@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 from fedapt.cost import planner
 from fedapt.cost.energy import TABLES, Account, Energy, radio_energy, training_energy
@@ -51,10 +52,15 @@ class CostModel:
         """The layers of the model, nothing frozen."""
         return self.workloads.at().shapes
 
-    @property
+    @cached_property
     def pulled(self) -> CostModel:
         """The same where clients compute FedProx's pull towards the start."""
         return replace(self, workloads=self.workloads.pulled)
+
+    @cached_property
+    def weights(self) -> dict[str, int]:
+        """How many weights each layer has; float parameters are not among them."""
+        return {shape.name: shape.weights for shape in self.shapes}
 
     def trace(self, bits: Mapping[str, int], frozen: tuple[str, ...] = ()) -> Trace:
         """Return the trace of a step; layers that are not named are float. Raises as `check_bits` does."""
@@ -116,3 +122,8 @@ class CostModel:
         """Return what a client does in a round: its wish, lowered until the round fits its budgets; see `ladder`."""
         check_bits(self.shapes, demand.wish)
         return planner.plan(self.workloads, self.profile, self.table, demand)
+
+    def wished_j(self, demand: Demand) -> float:
+        """Return the joules of a round at the wish itself, inf if it does not fit the memory; raises as `plan` does."""
+        check_bits(self.shapes, demand.wish)
+        return planner.wished_j(self.workloads, self.profile, self.table, demand)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Hashable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
@@ -70,6 +70,11 @@ class Plan:
     reason: str = ""
     highest: dict[str, int] = field(default_factory=dict)
 
+    @cached_property
+    def key(self) -> Hashable:
+        """What equal plans share."""
+        return tuple(self.bits.items()), self.batch, self.frozen, self.reason, tuple(self.highest.items())
+
 
 @dataclass(frozen=True)
 class Refusal:
@@ -102,6 +107,15 @@ def plan(workloads: Workloads, profile: Profile, table: str, demand: Demand) -> 
             return Plan(asked.bits(need), draft.batch, draft.frozen, asked.reason(wish, need))
         closest = min(closest, need, key=asked.shortage)
     return asked.refusal(closest)
+
+
+def wished_j(workloads: Workloads, profile: Profile, table: str, demand: Demand) -> float:
+    """Return the joules of a round at the wish itself, inf if it does not fit the memory.
+
+    With an energy budget of so much or more, `plan` returns what it returns without one.
+    """
+    wish = _Budget(profile, table, demand, workloads.at().widths).closest(Draft(workloads, demand.batch))
+    return wish.joules if wish.resident <= demand.memory_budget else math.inf
 
 
 def _drafts(draft: Draft, demand: Demand) -> Iterator[Draft]:

@@ -10,6 +10,9 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Literal
 
+import numpy as np
+from numpy.typing import NDArray
+
 from fedapt.cost.peaks import NO_PEAKS, Peaks
 from fedapt.cost.saved import SavedBytes
 from fedapt.cost.shapes import LayerShape
@@ -105,26 +108,44 @@ class LayerTrace:
 
 @dataclass(frozen=True)
 class Trace:
-    """One step of the whole model; see `SavedBytes` and `Peaks` for the bytes."""
+    """One step of the whole model; see `SavedBytes` and `Peaks` for the bytes. priced: what `energy` has found out about it."""
 
     layers: tuple[LayerTrace, ...]
     saved_bytes_per_sample: int
     saved_bytes_fixed: int
     input_bytes_per_sample: int
     peaks: Peaks = field(default=NO_PEAKS, compare=False)
+    priced: dict[tuple[str, str], tuple[float, float]] = field(default_factory=dict, init=False, compare=False, repr=False)
 
     def macs(self, samples: int, steps: int) -> int:
         """Return the MACs of training on so many samples in so many steps, updates included."""
-        return samples * sum(layer.sample_macs for layer in self.layers) + steps * sum(layer.step_macs for layer in self.layers)
+        return samples * self._sample_macs + steps * self._step_macs
 
     def moved_bytes(self, samples: int, steps: int) -> float:
         """Return the bytes of parameters and activations moved."""
-        parameters = steps * sum(layer.moved_bits for layer in self.layers) / 8
-        return parameters + self.moved_activation_bytes(samples, steps)
+        return steps * self._moved_bits / 8 + self.moved_activation_bytes(samples, steps)
 
     def moved_activation_bytes(self, samples: int, steps: int) -> int:
         """Return the part that no width changes: what is kept for the backward pass is written and read, an input read twice."""
         return 2 * (samples * (self.saved_bytes_per_sample + self.input_bytes_per_sample) + steps * self.saved_bytes_fixed)
+
+    @cached_property
+    def coded(self) -> NDArray[np.bool_]:
+        """Which of the layers of `peaks` hold codes."""
+        bits = {layer.shape.name: layer.bits for layer in self.layers}
+        return np.array([bits[name] != FLOAT_BITS for name in self.peaks.layers], np.bool_)
+
+    @cached_property
+    def _sample_macs(self) -> int:
+        return sum(layer.sample_macs for layer in self.layers)
+
+    @cached_property
+    def _step_macs(self) -> int:
+        return sum(layer.step_macs for layer in self.layers)
+
+    @cached_property
+    def _moved_bits(self) -> int:
+        return sum(layer.moved_bits for layer in self.layers)
 
 
 def exact_ops(shape: LayerShape, bits: int) -> tuple[Op, ...]:

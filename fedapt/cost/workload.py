@@ -27,6 +27,7 @@ from fedapt.quant.weight import MasterWeight, TrainedWeight, quantise_tensor
 # Any codes do: what a step allocates does not depend on their width.
 MEASURED_BITS = 8
 LEARNING_RATE = 1e-3
+MOST_TRACES = 256
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,6 +40,7 @@ class Workload:
     ops_of: OpsOf = exact_ops
     master: bool = False
     operands: OperandWidths = FLOATS
+    _traces: dict[tuple[tuple[str, int], ...], Trace] = field(default_factory=dict, init=False, repr=False)
 
     @cached_property
     def layers(self) -> list[dict[int, LayerTrace]]:
@@ -49,9 +51,15 @@ class Workload:
 
     def trace(self, bits: Mapping[str, int]) -> Trace:
         """Return the trace of a step; layers that are not named are float. Raises as `check_bits` does."""
-        check_bits(self.shapes, bits)
-        layers = tuple(at[bits.get(shape.name, FLOAT_BITS)] for shape, at in zip(self.shapes, self.layers, strict=True))
-        return Trace(layers, self.saved.per_sample, self.saved.fixed, self.saved.input_per_sample, self.peaks)
+        key = tuple(bits.items())
+        if key not in self._traces:
+            check_bits(self.shapes, bits)
+            if len(self._traces) >= MOST_TRACES:
+                self._traces.clear()
+            layers = tuple(at[bits.get(shape.name, FLOAT_BITS)] for shape, at in zip(self.shapes, self.layers, strict=True))
+            saved = self.saved
+            self._traces[key] = Trace(layers, saved.per_sample, saved.fixed, saved.input_per_sample, self.peaks)
+        return self._traces[key]
 
     @cached_property
     def widths(self) -> Widths:

@@ -7,7 +7,7 @@ update may be.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -19,6 +19,8 @@ LARGEST_COHORT = 2**14
 LARGEST_TERM = 2.0**62 / LARGEST_COHORT * RESOLUTION
 # Numbers whose intermediate forms fit into a core's cache: five times as fast as whole arrays of a million.
 BLOCK = 2**15
+# So many terms, each of them a whole number below 2**48, have a sum that float64 holds exactly.
+EXACT_IN_FLOATS = 32
 
 
 @dataclass
@@ -42,6 +44,29 @@ class ExactSum:
             if name not in self.totals:
                 self.totals[name] = np.zeros(values.shape, np.int64)
             _add_scaled(self.totals[name].reshape(-1), values.reshape(-1), weight / RESOLUTION)
+
+    @staticmethod
+    def too_large(updates: Mapping[str, np.ndarray], weights: Sequence[int]) -> np.ndarray:
+        """Return which of some clients' updates, (clients, *shape) by name, cannot be added exactly: (clients,) bool."""
+        wrong = np.zeros(len(weights), bool)
+        for values in updates.values():
+            flat = values.reshape(len(weights), -1)
+            if flat.size:
+                largest = np.maximum(flat.max(1), -flat.min(1)).astype(np.float64)
+                wrong |= ~(largest * np.asarray(weights, np.float64) < LARGEST_TERM)
+        return wrong
+
+    def add_stacked(self, updates: Mapping[str, np.ndarray], weights: Sequence[int]) -> None:
+        """Add the updates of some clients at once, (clients, *shape) by name, of which none is too large; weights: above 0."""
+        self._count(sum(weights), len(weights))
+        factors = np.array(weights, np.float64)[:, None] / RESOLUTION
+        for name, values in updates.items():
+            if name not in self.totals:
+                self.totals[name] = np.zeros(values.shape[1:], np.int64)
+            flat = values.reshape(len(weights), -1)
+            for first in range(0, len(weights), EXACT_IN_FLOATS):
+                some = slice(first, first + EXACT_IN_FLOATS)
+                _add_stacked(self.totals[name].reshape(-1), flat[some], factors[some])
 
     def merge(self, other: ExactSum) -> None:
         """Add another partial sum."""
@@ -73,3 +98,15 @@ def _add_scaled(total: np.ndarray, values: np.ndarray, factor: float) -> None:
         np.rint(scaled[:size], out=scaled[:size])
         np.copyto(whole[:size], scaled[:size], casting="unsafe")
         np.add(total[here], whole[:size], out=total[here])
+
+
+def _add_stacked(total: np.ndarray, values: np.ndarray, factors: np.ndarray) -> None:
+    """Add the whole numbers nearest to `factors * values`, (clients, numbers), to int64 numbers, in place."""
+    width = max(BLOCK // len(values), 1)
+    scaled = np.empty((len(values), min(width, len(total))))
+    for first in range(0, len(total), width):
+        here = slice(first, first + width)
+        part = scaled[:, : len(total[here])]
+        np.multiply(values[:, here], factors, out=part, dtype=np.float64)
+        np.rint(part, out=part)
+        total[here] += part.sum(0).astype(np.int64)

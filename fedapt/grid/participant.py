@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -14,6 +15,7 @@ from fedapt.clients.precision.policy import Policy, Wish
 from fedapt.cost.ledger import LedgerRow
 from fedapt.cost.model import Cost, CostModel
 from fedapt.cost.planner import Demand, Plan, Refusal
+from fedapt.grid.known import Known
 from fedapt.grid.messages import Messages
 from fedapt.grid.visit import Arrays, Outcome, Task
 from fedapt.quant import FLOAT_BITS, HIGHEST_BITS
@@ -39,6 +41,13 @@ class Participant:
     messages: Messages
     admission: Admission = field(default_factory=Admission)
     link: Link = field(default_factory=Link)
+    _known: Known = field(default_factory=Known, init=False, repr=False, compare=False)
+
+    def peer(self, client: int, samples: int, held_out: int) -> Participant:
+        """Return another client of the same terms: what is worked out for one of them holds for the other."""
+        peer = replace(self, client=client, samples=samples, held_out=held_out)
+        object.__setattr__(peer, "_known", self._known)
+        return peer
 
     def cost_under(self, proximal_mu: float) -> CostModel:
         """Return what work costs with this pull of FedProx, which takes a float weight beside the gradient."""
@@ -53,27 +62,18 @@ class Participant:
 
         If the client adapts its own bits, the plan says how far all its layers could rise together.
         """
-        limits = [limit for limit in (self.energy_budget_j, battery_j) if limit is not None]
-        demand = Demand(
-            wish=wish.bits,
-            sensitivity=wish.sensitivity,
-            samples=self.samples,
-            epochs=self.epochs,
-            batch=self.batch,
-            memory_budget=self.memory_budget_bytes,
-            energy_budget=min(limits, default=None),
-            on_battery=battery_j is not None and battery_j == min(limits),
-            lowest=self.policy.lowest,
-            ladder=self.policy.ladder,
-            buffers_bytes=self._kept_bytes(proximal_mu, corrected),
-            overhead_bytes=self._overhead_bytes(corrected),
-            carriers=1 if self.link.bits else 2,
-        )
-        cost = self.cost_under(proximal_mu)
-        plan = cost.plan(demand)
-        if isinstance(plan, Refusal) or self._adaptation(plan) is None:
-            return plan
-        return replace(plan, highest=_highest(cost, demand, plan))
+        limit_j, on_battery = self.energy_budget_j, False
+        if battery_j is not None and (limit_j is None or battery_j <= limit_j):
+            limit_j, on_battery = battery_j, True
+        work = (self.samples, bool(proximal_mu), corrected, tuple(wish.bits.items()), tuple(wish.sensitivity.items()))
+        if on_battery and limit_j is not None and self._wished_j(work, wish, proximal_mu, corrected) <= limit_j:
+            limit_j, on_battery = None, False
+        known = self._known.plans
+        found = known.get((work, limit_j, on_battery))
+        if found is None:
+            demand = self._demand(wish, proximal_mu, corrected, limit_j, on_battery)
+            found = known.keep((work, limit_j, on_battery), self._plan(demand, self.cost_under(proximal_mu)))
+        return found
 
     def task(
         self,
@@ -91,24 +91,19 @@ class Participant:
 
         correction, kept: as in `Task`; most_steps: after how many steps it stops, None if it does them all.
         """
-        told = Instructions(
-            seed=seed,
-            round=round,
-            client=self.client,
-            epochs=self.epochs,
-            batch=plan.batch,
-            lr=self.lr * min(plan.batch, self.samples) / min(self.batch, self.samples),
-            rounding=self.policy.rounding,
-            grid=self.policy.grid,
-            proximal_mu=proximal_mu,
-            copies=plan.bits if self.policy.master else {},
-            frozen=list(plan.frozen),
-            adaptation=self._adaptation(plan, most_steps) if kind == "train" else None,
-            link=self.link,
-            most_steps=most_steps,
+        work = (kind == "train", plan.key, self.samples, proximal_mu, most_steps)
+        told = self._known.told.get(work) or self._known.told.keep(work, self._told(work[0], plan, proximal_mu, most_steps))
+        return Task(
+            "train" if kind == "train" else "evaluate",
+            plan,
+            # Every field was checked when they were told for the first time, and these three are the server's own.
+            told.model_copy(update={"seed": seed, "round": round, "client": self.client}),
+            self.samples,
+            self.held_out,
+            self.admission,
+            correction=correction,
+            kept=kept or {},
         )
-        wanted = Task("train" if kind == "train" else "evaluate", plan, told, self.samples, self.held_out, self.admission)
-        return replace(wanted, correction=correction, kept=kept or {})
 
     def message_lengths(self, task: Task, *, corrected: bool) -> tuple[int, int]:
         """Return the bytes down and up of a task, for a client that keeps the widths in which the model is sent."""
@@ -152,32 +147,20 @@ class Participant:
         plan, spent = task.plan, report.batches if report else outcome.spent
         bits = plan.bits | outcome.bits
         seen = [report.layers.get(layer) for layer in bits] if report else []
-        return LedgerRow(
+        return self._row_of(outcome, task, wish, spent, bits).but(
             round=round,
             client=self.client,
             attempt=outcome.attempt,
-            group=self.group,
-            profile=self.cost.profile.name,
             status=outcome.status,
             reason=outcome.reason,
-            choice=self._choice(wish, plan, bits),
             samples=report.samples if report else 0,
-            steps=sum(spent.values()),
-            batch=plan.batch,
-            frozen_layers=len(plan.frozen),
+            batched_clients=outcome.batched_clients,
             train_loss=report.train_loss if report else None,
-            layer_bits=list(bits.values()),
-            mean_bits=self._mean_bits(bits),
             gavg=[layer.gavg if layer else 0.0 for layer in seen],
             underflow_share=[layer.underflow_share if layer else 0.0 for layer in seen],
             clip_share=[layer.clip_share if layer else 0.0 for layer in seen],
             zero_update=outcome.zero_update,
-            downlink_bytes=outcome.downlink_bytes,
-            uplink_bytes=outcome.uplink_bytes,
-            memory_budget_bytes=self.memory_budget_bytes,
-            energy_budget_j=self.energy_budget_j,
             battery_j=battery_j,
-            **_columns(self._costs(outcome, task, spent)),
         )
 
     def refused(self, round: int, refusal: Refusal, battery_j: float | None = None) -> LedgerRow:
@@ -194,6 +177,95 @@ class Participant:
             energy_budget_j=self.energy_budget_j,
             battery_j=battery_j,
             bytes_source="constant",
+        )
+
+    def _row_of(self, outcome: Outcome, task: Task, wish: Wish, spent: Mapping[int, int], bits: Mapping[str, int]) -> LedgerRow:
+        """Return the row of any client that did the same work: what it cost, and the words of the choice."""
+        plan = task.plan
+        work = (
+            plan.key,
+            tuple(wish.bits.items()),
+            wish.why,
+            tuple(outcome.bits.items()),
+            tuple((tuple(part.bits), tuple(part.batches.items())) for part in outcome.segments),
+            tuple(spent.items()),
+            outcome.downlink_bytes,
+            outcome.uplink_bytes,
+            bool(task.instructions.proximal_mu),
+            task.correction is not None,
+        )
+        return self._known.rows.get(work) or self._known.rows.keep(
+            work,
+            LedgerRow(
+                round=0,
+                client=self.client,
+                attempt=0,
+                group=self.group,
+                profile=self.cost.profile.name,
+                status="ok",
+                choice=self._choice(wish, plan, bits),
+                steps=sum(spent.values()),
+                batch=plan.batch,
+                frozen_layers=len(plan.frozen),
+                layer_bits=list(bits.values()),
+                mean_bits=self._mean_bits(bits),
+                downlink_bytes=outcome.downlink_bytes,
+                uplink_bytes=outcome.uplink_bytes,
+                memory_budget_bytes=self.memory_budget_bytes,
+                energy_budget_j=self.energy_budget_j,
+                **_columns(self._costs(outcome, task, spent)),
+            ),
+        )
+
+    def _wished_j(self, work: Hashable, wish: Wish, proximal_mu: float, corrected: bool) -> float:
+        """Return the joules of a round at the wish, inf if it does not fit the memory or the plan depends on what is left."""
+        known = self._known.wished_j
+        if work in known:
+            return known[work]
+        if self.policy.adaptation(-(-self.samples // self.batch), {}) is not None:
+            return known.keep(work, math.inf)
+        return known.keep(work, self.cost_under(proximal_mu).wished_j(self._demand(wish, proximal_mu, corrected, None, False)))
+
+    def _demand(self, wish: Wish, proximal_mu: float, corrected: bool, limit_j: float | None, on_battery: bool) -> Demand:
+        return Demand(
+            wish=wish.bits,
+            sensitivity=wish.sensitivity,
+            samples=self.samples,
+            epochs=self.epochs,
+            batch=self.batch,
+            memory_budget=self.memory_budget_bytes,
+            energy_budget=limit_j,
+            on_battery=on_battery,
+            lowest=self.policy.lowest,
+            ladder=self.policy.ladder,
+            buffers_bytes=self._kept_bytes(proximal_mu, corrected),
+            overhead_bytes=self._overhead_bytes(corrected),
+            carriers=1 if self.link.bits else 2,
+        )
+
+    def _plan(self, demand: Demand, cost: CostModel) -> Plan | Refusal:
+        plan = cost.plan(demand)
+        if isinstance(plan, Refusal) or self._adaptation(plan) is None:
+            return plan
+        return replace(plan, highest=_highest(cost, demand, plan))
+
+    def _told(self, training: bool, plan: Plan, proximal_mu: float, most_steps: int | None) -> Instructions:
+        """Return the instructions of a client with so many samples, of no round yet."""
+        return Instructions(
+            seed=0,
+            round=0,
+            client=self.client,
+            epochs=self.epochs,
+            batch=plan.batch,
+            lr=self.lr * min(plan.batch, self.samples) / min(self.batch, self.samples),
+            rounding=self.policy.rounding,
+            grid=self.policy.grid,
+            proximal_mu=proximal_mu,
+            copies=plan.bits if self.policy.master else {},
+            frozen=list(plan.frozen),
+            adaptation=self._adaptation(plan, most_steps) if training else None,
+            link=self.link,
+            most_steps=most_steps,
         )
 
     def _adaptation(self, plan: Plan, most_steps: int | None = None) -> Adaptation | None:
@@ -243,8 +315,8 @@ class Participant:
         return FLOAT_BYTES * (whole * (bool(proximal_mu) + corrected) + weights * self.link.floats_a_weight)
 
     def _mean_bits(self, bits: Mapping[str, int]) -> float:
-        weights = {shape.name: shape.weights for shape in self.cost.shapes if shape.name in bits}
-        return sum(weights[layer] * width for layer, width in bits.items()) / max(sum(weights.values()), 1)
+        weights = self.cost.weights
+        return sum(weights[layer] * width for layer, width in bits.items()) / max(sum(weights[layer] for layer in bits), 1)
 
 
 def _highest(cost: CostModel, demand: Demand, plan: Plan) -> dict[str, int]:

@@ -30,23 +30,36 @@ class Order:
     correction: Arrays | None = None
 
 
+@dataclass(frozen=True, eq=False)
+class _Content:
+    """What any number of messages say. content: kept, so that no two have one identity."""
+
+    content: RecordDict
+    model: ArrayRecord
+    proximal_mu: float
+    correction: ArrayRecord | None
+
+
 def broadcasts(messages: Iterable[Message]) -> Iterator[tuple[Arrays, str, list[Order]]]:
     """Group a strategy's messages by the model that they carry, for it crosses to the workers once, and by their type.
 
     Raises RunFailed for a correction that does not fit its model.
     """
-    kept = list(messages)  # so that no two records have one identity
-    fingerprints: dict[int, bytes] = {}
-    groups: dict[tuple[bytes, str], tuple[ArrayRecord, list[Message]]] = {}
-    for message in kept:
-        model = _model(message.content)
-        if id(model) not in fingerprints:
-            fingerprints[id(model)] = _fingerprint(model)
-        key = (fingerprints[id(model)], message.metadata.message_type)
-        groups.setdefault(key, (model, []))[1].append(message)
+    models: dict[int, bytes] = {}
+    contents: dict[int, _Content] = {}
+    groups: dict[tuple[bytes, str], tuple[ArrayRecord, list[tuple[int, _Content]]]] = {}
+    for message in messages:
+        content, to = message.content, message.metadata
+        if id(content) not in contents:
+            contents[id(content)] = _read(content)
+        read = contents[id(content)]
+        if id(read.model) not in models:
+            models[id(read.model)] = _fingerprint(read.model)
+        key = (models[id(read.model)], to.message_type)
+        groups.setdefault(key, (read.model, []))[1].append((to.dst_node_id, read))
     for (_, kind), (model, same) in groups.items():
         arrays = _arrays(model)
-        yield arrays, kind, sorted((_order(message, arrays) for message in same), key=lambda order: order.client)
+        yield arrays, kind, sorted((_order(client, one, arrays) for client, one in same), key=lambda order: order.client)
 
 
 def all_corrected(arrays: Arrays, orders: Sequence[Order]) -> list[Order]:
@@ -93,20 +106,19 @@ def reply_of(client: int, kind: str, model: Arrays, metrics: Metrics) -> Message
     return Message(content=content, reply_to=instruction(RecordDict(), kind, client))
 
 
-def _model(content: RecordDict) -> ArrayRecord:
-    """Return the model in a message, whatever the strategy calls it."""
-    return next(record for name, record in content.array_records.items() if name != CORRECTION)
-
-
-def _order(message: Message, arrays: Arrays) -> Order:
-    content, client = message.content, message.metadata.dst_node_id
+def _read(content: RecordDict) -> _Content:
+    """Return what a message says; the model is found whatever the strategy calls it."""
+    records = dict(content.array_records)
+    correction = records.pop(CORRECTION, None)
     config = next(iter(content.config_records.values()), ConfigRecord())
-    correction = content.array_records.get(CORRECTION)
-    return Order(
-        client,
-        float(config.get("proximal-mu", 0.0)),  # type: ignore[arg-type]
-        None if correction is None else _correction(correction, arrays, client),
-    )
+    proximal_mu = float(config.get("proximal-mu", 0.0))  # type: ignore[arg-type]
+    return _Content(content, next(iter(records.values())), proximal_mu, correction)
+
+
+def _order(client: int, told: _Content, arrays: Arrays) -> Order:
+    if told.correction is None:
+        return Order(client, told.proximal_mu)
+    return Order(client, told.proximal_mu, _correction(told.correction, arrays, client))
 
 
 def _correction(record: ArrayRecord, arrays: Arrays, client: int) -> Arrays:

@@ -7,7 +7,7 @@ them beside the worker: the float model then crosses once a round, not once a cl
 from __future__ import annotations
 
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal, Protocol
 
@@ -80,6 +80,7 @@ class Outcome:
     bits, segments: of a client that adapted its bits, those at the end by layer, and what it trained at which.
     update_variance, relative_error: of an update, as `update_noise` has it.
     kept: what a simulated client keeps until it trains again, whether its reply was admitted or not; None if it did not train.
+    batched_clients: how many were trained as one batch of tensors, this one among them; 0 if it was alone.
     """
 
     client: int
@@ -98,6 +99,7 @@ class Outcome:
     update_variance: float = 0.0
     relative_error: float = 0.0
     kept: dict[str, np.ndarray] | None = None
+    batched_clients: int = 0
 
 
 def quantised(arrays: Arrays, task: Task) -> QuantisedModel:
@@ -127,9 +129,14 @@ class Player(Protocol):
         it is not retried.
         """
 
+    def visit_together(self, arrays: Arrays, tasks: Sequence[Task], total: ExactSum | None) -> Iterator[Outcome]:
+        """Give the tasks of a group, of several clients, to them; yield their outcomes in order."""
+        for task in tasks:
+            yield self.visit(arrays, task, total)
+
 
 @dataclass(frozen=True)
-class ByMessage:
+class ByMessage(Player):
     """Plays clients as a server and its boards do, by messages to a Flower app."""
 
     app: App

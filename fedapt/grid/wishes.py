@@ -60,6 +60,7 @@ class Wishes:
     def __init__(self, layers: Sequence[str]) -> None:
         self._layers = layers
         self._observed: list[Observation] = []
+        self._names: dict[int, tuple[Policy, str]] = {}
         self.learned: dict[str, Learned] = {}
 
     def of(self, policy: Policy, client: int) -> Wish:
@@ -102,10 +103,16 @@ class Wishes:
         self._observed = []
 
     def _learned(self, policy: Policy, client: int) -> Learned:
-        key = policy.model_dump_json() + (f"#{client}" if policy.scope == "client" else "")
+        key = self._name(policy) + (f"#{client}" if policy.scope == "client" else "")
         if key not in self.learned:
             self.learned[key] = Learned(Wish(policy.start(self._layers)))
         return self.learned[key]
+
+    def _name(self, policy: Policy) -> str:
+        """Return what equal policies share; asked for every client, of few policies, and writing one out takes its time."""
+        if id(policy) not in self._names:
+            self._names[id(policy)] = policy, policy.model_dump_json()
+        return self._names[id(policy)][1]
 
 
 def _running_means(gavg: Mapping[str, float], policy: Policy, same: Sequence[Observation]) -> dict[str, float]:

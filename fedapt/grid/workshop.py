@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 from fedapt.clients.app import client_app
 from fedapt.clients.backward.rule import Backward
@@ -11,15 +12,22 @@ from fedapt.clients.client import Client
 from fedapt.clients.continual.memory import Continual
 from fedapt.clients.faulty import Faults, faulty
 from fedapt.clients.samples.filter import Filter
+from fedapt.clients.stacked import is_dense, is_stackable
 from fedapt.data import Federation
+from fedapt.grid.batched import BatchedVisits
 from fedapt.grid.direct import visit_directly
 from fedapt.grid.exact_sum import ExactSum
+from fedapt.grid.groups import Grouping, Groups, alone
 from fedapt.grid.messages import Messages
-from fedapt.grid.visit import App, Arrays, Outcome, Task, visit
+from fedapt.grid.visit import App, Arrays, Outcome, Player, Task, visit
 from fedapt.models import build
 from fedapt.models.model import ModelOptions
-from fedapt.quant import OperandWidths, quantisable
+from fedapt.quant import FLOAT_BITS, BackwardRule, OperandWidths, quantisable
 from fedapt.quant.skeleton import Skeleton, float_arrays
+
+# Clients that are trained together where it pays. On a CPU more of them leave a core's cache, and gain nothing.
+ON_A_CPU = 16
+ON_AN_ACCELERATOR = 64
 
 
 @dataclass(frozen=True)
@@ -31,22 +39,45 @@ class ClientMethod:
     continual: Continual
     operands: OperandWidths = field(default_factory=OperandWidths)
 
+    @property
+    def is_plain(self) -> bool:
+        """Whether it is ordinary training, which can be done for many clients at once."""
+        floats = self.operands.activations == self.operands.errors == FLOAT_BITS
+        backpropagates = type(self.backward.rule()) is BackwardRule
+        return floats and backpropagates and not self.samples.chooses and self.continual.kind == "none"
+
 
 @dataclass(frozen=True)
 class Workshop:
-    """What a worker needs to play any client; plain data, shared with workers once."""
+    """What a worker needs to play any client; plain data, shared with workers once.
+
+    device: where clients that are trained together are; one alone is trained on the CPU.
+    """
 
     federation: Federation
     model: ModelOptions
     methods: Sequence[ClientMethod]
     method_of: Sequence[int]
     faults: Faults = field(default_factory=Faults)
+    device: str = "cpu"
 
     def open(self) -> Workbench:
         """Return what plays every client of the federation in this process."""
+        return Workbench(self)
+
+    def grouping(self, size: int | None) -> Grouping:
+        """Return what puts tasks together for `Workbench.visit_together`: up to `size` clients, or where it is known to pay.
+
+        Together go clients that train an ordinary model in an ordinary way, if none of the scenario's faults touches training.
+        """
         model = build(self.model, self.federation.data_shape, 0)
-        shapes = {name: values.shape for name, values in float_arrays(model).items()}
-        return Workbench(self, self.clients(), Messages.of(shapes, quantisable(model)))
+        if size is None:
+            pays = self.device != "cpu" or is_dense(model)
+            size = (ON_A_CPU if self.device == "cpu" else ON_AN_ACCELERATOR) if pays else 1
+        if size == 1 or self.faults.touch_training or not is_stackable(model):
+            return alone
+        plain = [method.is_plain for method in self.methods]
+        return Groups(size, [plain[method] for method in self.method_of])
 
     def clients(self) -> Callable[[int], Client]:
         """Return the function that finds a client by its number."""
@@ -69,18 +100,31 @@ class Workshop:
         return client
 
 
-class Workbench:
-    """Plays the clients of a workshop one after the other; a `Player`.
+class Workbench(Player):
+    """Plays the clients of a workshop one after the other, or a group of them at once.
 
     Messages are made where a fault may change them; without any, a client is handed the model itself, to the same result.
     """
 
-    def __init__(self, workshop: Workshop, client_of: Callable[[int], Client], messages: Messages) -> None:
+    def __init__(self, workshop: Workshop) -> None:
+        client_of = workshop.clients()
         self.app: App = client_app(lambda context: client_of(int(context.node_config["partition-id"])), [faulty(workshop.faults)])
-        self._client_of, self._messages, self._by_message = client_of, messages, workshop.faults.touch_training
+        self._workshop, self._client_of, self._by_message = workshop, client_of, workshop.faults.touch_training
+        self._model = build(workshop.model, workshop.federation.data_shape, 0)
+        shapes = {name: values.shape for name, values in float_arrays(self._model).items()}
+        self._messages = Messages.of(shapes, quantisable(self._model))
+
+    @cached_property
+    def _batched(self) -> BatchedVisits:
+        workshop = self._workshop
+        return BatchedVisits(self._model, workshop.federation.train, self._client_of, self._messages, workshop.device)
 
     def visit(self, arrays: Arrays, task: Task, total: ExactSum | None) -> Outcome:
         """As in `Player`."""
         if self._by_message:
             return visit(arrays, task, self.app, total)
         return visit_directly(arrays, task, self._client_of(task.client), self._messages, total)
+
+    def visit_together(self, arrays: Arrays, tasks: Sequence[Task], total: ExactSum | None) -> Iterator[Outcome]:
+        """As in `Player`; the group is one that `Workshop.grouping` has made."""
+        return self._batched.visit(arrays, tasks, total, lambda task: self.visit(arrays, task, total))

@@ -16,9 +16,9 @@ from torch import Tensor, nn
 from fedapt.quant.grid import FLOAT_BITS, GridOptions
 from fedapt.quant.lean import lean
 from fedapt.quant.operands import CodedTensor, OperandWidths, quantise_activations, quantise_errors
-from fedapt.quant.ops import BackwardRule, Op, op_of
+from fedapt.quant.ops import BackwardRule, ConvOp, Op, op_of
 from fedapt.quant.rounding import Rounding
-from fedapt.quant.weight import TrainedWeight, quantise_tensor
+from fedapt.quant.weight import FloatWeight, TrainedWeight, quantise_tensor
 
 
 class _Compute(torch.autograd.Function):
@@ -28,20 +28,25 @@ class _Compute(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, bias: Tensor | None, anchor: Tensor, layer: QuantisedLayer) -> Tensor:
         ctx.layer, ctx.x_shape = layer, x.shape
         codes, x = layer.read(x)
-        kept: list[CodedTensor] = []
+        kept: tuple[Tensor, ...] = ()
+        ctx.grids = []
         if layer.trainable:
             layer.pending += 1
-            kept = [layer.coded(tensor, x, codes) for tensor in layer.rule.save(layer.op, x)]
-        ctx.save_for_backward(*(tensor.codes for tensor in kept))
-        ctx.grids = [(tensor.scale, tensor.zero) for tensor in kept]
+            kept = layer.rule.save(layer.op, x)
+            if layer.operands.activations != FLOAT_BITS:
+                coded = [layer.coded(tensor, x, codes) for tensor in kept]
+                kept = tuple(one.codes for one in coded)
+                ctx.grids = [(one.scale, one.zero) for one in coded]
+        ctx.save_for_backward(*kept)
         return layer.op.forward(x, layer.weight.dequantise(), bias)
 
     @staticmethod
     def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
         layer = ctx.layer
         error = layer.hear(grad_output)
-        kept = zip(ctx.saved_tensors, ctx.grids, strict=True)
-        saved = tuple(CodedTensor(codes, *grid).dequantise() for codes, grid in kept)
+        saved = ctx.saved_tensors
+        if layer.operands.activations != FLOAT_BITS:
+            saved = tuple(CodedTensor(codes, *grid).dequantise() for codes, grid in zip(saved, ctx.grids, strict=True))
         # The error goes back through the weights of the forward pass, so it is computed before they move.
         grad_x = None
         if ctx.needs_input_grad[0]:
@@ -56,8 +61,12 @@ class QuantisedLayer(nn.Module):
     """A Linear, Conv1d, Conv2d or Embedding whose weight is one `TrainedWeight`; its bias stays a float parameter.
 
     `on_gradient(layer, gradient)` is set by the optimiser and called once a step, when the gradient is complete; `generator` is
-    the optimiser's, for errors that are quantised. A layer that is not `trainable` only passes the error on.
+    the optimiser's, for errors that are quantised; `leaf`, too, where the optimiser leaves a float weight to autograd. A layer
+    that is not `trainable` only passes the error on.
     """
+
+    # Set in every step or for every client, where nn.Module would look for parameters and modules: ten times as slow.
+    PLAIN = frozenset({"weight", "trainable", "leaf", "generator", "on_gradient", "pending", "_sum"})
 
     def __init__(
         self,
@@ -72,17 +81,36 @@ class QuantisedLayer(nn.Module):
         super().__init__()
         self.name, self.op, self.weight, self.rule, self.trainable = name, op, weight, rule, trainable
         self.bias, self.operands = bias, operands
+        self.leaf: Tensor | None = None
         self.generator: torch.Generator | None = None
         self.anchor = torch.zeros(0, requires_grad=True)
         self.on_gradient: Callable[[QuantisedLayer, Tensor], None] | None = None
         self.pending = 0
         self._sum: Tensor | None = None
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Set an attribute."""
+        if name in self.PLAIN:
+            object.__setattr__(self, name, value)
+        else:
+            super().__setattr__(name, value)
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether autograd itself computes what this layer's rule does, to the last bit and in the memory that is predicted.
+
+        A convolution's bias gradient has other last bits there.
+        """
+        floats = self.operands.activations == self.operands.errors == FLOAT_BITS and isinstance(self.weight, FloatWeight)
+        return floats and type(self.rule) is BackwardRule and not isinstance(self.op, ConvOp)
+
     def forward(self, x: Tensor) -> Tensor:
         """Compute as the layer that this one replaced, on the dequantised weight.
 
         What nobody will ask for a gradient stays out of autograd and keeps nothing: evaluation, and a frozen first layer.
         """
+        if self.leaf is not None:
+            return self.op.forward(x, self.leaf, self.bias)
         wanted = self.trainable or x.requires_grad or (self.bias is not None and self.bias.requires_grad)
         if not (wanted and torch.is_grad_enabled()):
             return self.op.forward(self.read(x)[1], self.weight.dequantise(), self.bias)

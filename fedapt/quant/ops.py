@@ -62,12 +62,12 @@ class ConvOp:
 
     def input_gradient(self, x_shape: Sequence[int], weight: Tensor, grad_output: Tensor) -> Tensor:
         """Return the error for the layer before, shaped as x."""
-        x = grad_output.new_empty(1).expand(x_shape)
+        x = _unread(grad_output, x_shape)
         return self._backward(grad_output, x, weight, (True, False, False))[0]
 
     def weight_gradient(self, x: Tensor, weight_shape: Sequence[int], grad_output: Tensor) -> Tensor:
         """Return the gradient of the weight, summed over the batch."""
-        weight = grad_output.new_empty(1).expand(*weight_shape)
+        weight = _unread(grad_output, weight_shape)
         return self._backward(grad_output, x, weight, (False, True, False))[1]
 
     def bias_gradient(self, grad_output: Tensor) -> Tensor:
@@ -114,6 +114,13 @@ class EmbeddingOp:
     def macs(self, weight_shape: Sequence[int], output_shape: Sequence[int]) -> int:
         """None: it reads rows and multiplies nothing. Only its update touches every weight."""
         return 0
+
+
+def _unread(like: Tensor, shape: Sequence[int]) -> Tensor:
+    """Return a tensor of which only shape and layout will be read: channels last as `like`, or else of a single number."""
+    if like.dim() == 4 and like.is_contiguous(memory_format=torch.channels_last) and not like.is_contiguous():
+        return torch.empty(tuple(shape), dtype=like.dtype, memory_format=torch.channels_last)
+    return like.new_empty(1).expand(*shape)
 
 
 Op = LinearOp | ConvOp | EmbeddingOp

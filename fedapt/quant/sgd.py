@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Self
 
 import torch
@@ -66,11 +67,16 @@ class SingleCopySGD:
             layer.on_gradient, layer.generator = self._move_codes, generator
             self._correct(id(layer), correction, f"{layer.name}.weight")
             self._remember(id(layer), layer.weight.dequantise())
-        for name, parameter in ((n, p) for n, p in model.named_parameters() if p.requires_grad):
-            self._correct(id(parameter), correction, name)
-            self._remember(id(parameter), parameter.detach())
-            hook = parameter.register_post_accumulate_grad_hook(self._move_float)  # type: ignore[no-untyped-call]
-            self._hooks.append(hook)
+            if layer.trainable and layer.is_plain:
+                layer.leaf = layer.weight.dequantise().detach().requires_grad_()
+                self._hook(layer.leaf, partial(self._move_plain, layer))
+        # The others move in autograd's own hooks, which wait for the last use.
+        self._stepped = [layer for layer in self.layers.values() if layer.leaf is None]
+        for name, parameter in model.named_parameters():
+            if parameter.requires_grad:
+                self._correct(id(parameter), correction, name)
+                self._remember(id(parameter), parameter.detach())
+                self._hook(parameter, self._move_float)
 
     def __enter__(self) -> Self:
         return self
@@ -80,16 +86,16 @@ class SingleCopySGD:
         for hook in self._hooks:
             hook.remove()
         for layer in self.layers.values():
-            layer.on_gradient = layer.generator = None
+            layer.on_gradient = layer.generator = layer.leaf = None
 
     @contextmanager
     def step(self, observe: bool = True) -> Iterator[None]:
         """Enclose one forward and backward pass, at whose end the weights have moved; observing costs some time."""
         self._observe = observe
-        for layer in self.layers.values():
+        for layer in self._stepped:
             layer.begin_step()
         yield
-        for layer in self.layers.values():
+        for layer in self._stepped:
             layer.end_step()
         self.steps += 1
 
@@ -97,6 +103,11 @@ class SingleCopySGD:
         """Return what was observed since the last call, for each layer that holds codes and has moved."""
         seen, self._seen = self._seen, defaultdict(list)
         return {name: _mean(updates, self.layers[name].weight.shape.numel()) for name, updates in seen.items()}
+
+    def _move_plain(self, layer: QuantisedLayer, leaf: Tensor) -> None:
+        gradient, leaf.grad = leaf.grad, None
+        if gradient is not None:
+            self._move_codes(layer, gradient)
 
     def _move_codes(self, layer: QuantisedLayer, gradient: Tensor) -> None:
         self._check_finite(layer.name, gradient)
@@ -108,21 +119,23 @@ class SingleCopySGD:
         if statistics is not None:
             self._seen[layer.name].append(statistics)
 
-    @torch.no_grad()
     def _move_float(self, parameter: Tensor) -> None:
-        if parameter.grad is None:
+        gradient, parameter.grad = parameter.grad, None
+        if gradient is None:
             return
         if self.proximal:
-            parameter.grad.add_(parameter - self._starts[id(parameter)], alpha=self.proximal)
+            gradient.add_(parameter - self._starts[id(parameter)], alpha=self.proximal)
         if id(parameter) in self._corrections:
-            parameter.grad.add_(self._corrections[id(parameter)])
-        parameter.add_(parameter.grad, alpha=-self.lr)
-        parameter.grad = None
+            gradient.add_(self._corrections[id(parameter)])
+        parameter.add_(gradient, alpha=-self.lr)
 
     def _check_finite(self, name: str, gradient: Tensor) -> None:
         """Raise RunFailed before a NaN becomes an undefined code; the sum alone is cheap, and can overflow without one."""
         if not math.isfinite(gradient.sum().item()) and not math.isfinite(torch.linalg.vector_norm(gradient, math.inf).item()):
             raise RunFailed(f"the gradient of {name} became non-finite in step {self.steps + 1}: lower clients.local.lr")
+
+    def _hook(self, leaf: Tensor, move: Callable[[Tensor], None]) -> None:
+        self._hooks.append(leaf.register_post_accumulate_grad_hook(move))  # type: ignore[no-untyped-call]
 
     def _remember(self, key: int, start: Tensor) -> None:
         if self.proximal:

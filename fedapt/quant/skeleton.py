@@ -36,6 +36,7 @@ class Skeleton:
         # What does not cross, such as a norm's count of batches, must not pass from one client to the next.
         self._own = [(buffer, buffer.clone()) for buffer in self.model.buffers() if id(buffer) not in crossing]
         self._modules = dict(self.model.named_modules())
+        self._frozen = set[str]()
         self._layers_that_train = [layer for layer in self.quantised.layers.values() if layer.trainable]
         self._floats_that_train = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
 
@@ -68,6 +69,11 @@ class Skeleton:
                 buffer.copy_(initial)
         self.freeze(())
 
+    def train(self, training: bool = True) -> None:
+        """Put the model into training mode, or into that of evaluation."""
+        if self.model.training != training:
+            self.model.train(training)
+
     def freeze(self, names: Collection[str]) -> None:
         """Train all but these modules, each without what is inside it, until the next call; call it before an optimiser is made.
 
@@ -76,6 +82,9 @@ class Skeleton:
         """
         if unknown := set(names) - set(self._modules):
             raise DamagedData(f"the model has no modules {', '.join(sorted(unknown))} that could be frozen")
+        if self._frozen == set(names):
+            return
+        self._frozen = set(names)
         for layer in self._layers_that_train:
             layer.trainable = layer.name not in names
         frozen = {id(values) for name in names for values in self._modules[name].parameters(recurse=False)}

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -12,7 +13,10 @@ from torch import Tensor
 
 from fedapt.quant.blocks import blocks
 from fedapt.quant.grid import FLOAT_BITS, Grid, GridOptions, fit, levels
-from fedapt.quant.rounding import Rounding, round_to_whole
+from fedapt.quant.rounding import Rounding, round_step, round_to_whole
+
+# Weights that are updated at a time: a quarter of a megabyte is enough for what that takes on the way.
+UPDATED = 50_400
 
 
 @dataclass(frozen=True)
@@ -77,27 +81,50 @@ class CodedWeight:
         Block by block: besides the direction it takes the same memory for a layer of any size.
         """
         highest = 2**self.bits - 1
-        factor = (lr / self.grid.scale).view(-1, 1)
+        factor = self.grid.scale.reciprocal().mul_(-lr).view(-1, 1)
         codes = self.codes.view(factor.shape[0], -1)
         length, lost, clipped = 0.0, 0, 0
-        direction = direction.reshape(codes.shape)
-        for block in blocks(*codes.shape):
-            wanted = direction[block]
-            asked = int(wanted.count_nonzero()) if observe else 0
-            wanted.mul_(factor[block[0]])
-            step = round_to_whole(wanted, rounding, generator)
+        for wanted, here, each in _pieces(direction.reshape(codes.shape), codes, factor):
+            asked = _nonzero(wanted) if observe else 0
+            wanted.mul_(each)
             if observe:
-                length += float(wanted.abs_().sum())
-                lost += asked - int(step.count_nonzero())
-            moved = torch.sub(codes[block].to(torch.float32), step, out=step)
+                length += wanted.abs().sum().item()
+            step = round_step(wanted, rounding, generator)
             if observe:
-                clipped += int(moved.clamp(0, highest).sub_(moved).count_nonzero())
-            codes[block] = moved.clamp_(0, highest)
+                lost += asked - _nonzero(step)
+            moved = step.add_(here.to(torch.float32))
+            if observe:
+                clipped += _outside(moved, highest)
+            # By way of whole numbers, which torch casts to narrow ones faster than floats.
+            here.copy_(moved.clamp_(0, highest).to(torch.int32))
         return UpdateStatistics(length / lr if lr else 0.0, lost, clipped) if observe else None
 
     def tensors(self) -> dict[str, Tensor]:
         """Return codes, scale and zero under the names that messages use."""
         return {"codes": self.codes, "scale": self.grid.scale, "zero": self.grid.zero}
+
+
+def _pieces(direction: Tensor, codes: Tensor, factor: Tensor) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """Cut tensors of a layer into the blocks that are updated at a time; factor: (rows, 1) or (1, 1)."""
+    if codes.numel() <= UPDATED:
+        yield direction, codes, factor
+        return
+    rows, columns = codes.shape
+    for block in blocks(rows, columns, UPDATED):
+        yield direction[block], codes[block], factor[block[0]]
+
+
+def _nonzero(values: Tensor) -> int:
+    """Count what is not zero in a block; torch's own count takes many times as long where that is hard to foretell."""
+    return int(values.sign().abs_().sum().item())
+
+
+def _outside(places: Tensor, highest: int) -> int:
+    """Return how many places lie outside of the grid: in most steps none, which their ends show in a fifth of the time."""
+    low, high = places.aminmax()
+    if low.item() >= 0 and high.item() <= highest:
+        return 0
+    return _nonzero(places.clamp(0, highest).sub_(places))
 
 
 class MasterWeight:

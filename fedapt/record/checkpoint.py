@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +19,8 @@ from fedapt.errors import DamagedData
 from fedapt.grid.wishes import Learned
 from fedapt.record.plain import pack, unpack
 
+SCORE = {"client": np.int64, "samples": np.int64, "correct": np.int64, "loss": np.float64}
+BATTERY = {"client": np.int64, "level_j": np.float64}
 PARTS = {"model", "strategy", "obstacle", "wishes", "scores", "batteries", "gateway"}
 
 
@@ -43,8 +45,8 @@ class Checkpoint:
             "strategy": self.strategy,
             "obstacle": self.obstacle,
             "wishes": {key: vars(learned.wish) | {"gavg": learned.gavg} for key, learned in self.wishes.items()},
-            "scores": {client: score.model_dump() for client, score in self.scores.items()},
-            "batteries": dict(self.batteries),
+            "scores": _table(SCORE, [(client, one.samples, one.correct, one.loss) for client, one in self.scores.items()]),
+            "batteries": _table(BATTERY, list(self.batteries.items())),
             "gateway": dict(self.gateway),
         }
         from safetensors.numpy import save
@@ -65,12 +67,29 @@ class Checkpoint:
                 raise ValueError(f"it has the parts {', '.join(state)}")
             _check(state)
             wishes = {key: _learned(dict(wish)) for key, wish in state["wishes"].items()}
-            scores = {client: EvaluateReport.model_validate(score) for client, score in state["scores"].items()}
+            scores = {
+                client: EvaluateReport(samples=samples, correct=correct, loss=loss)
+                for client, samples, correct, loss in _lines(SCORE, state["scores"])
+            }
+            batteries = dict(_lines(BATTERY, state["batteries"]))
             told = state["strategy"], state["obstacle"]
-            return cls(state["model"], *told, wishes, scores, state["batteries"], state["gateway"])
+            return cls(state["model"], *told, wishes, scores, batteries, state["gateway"])
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError, SafetensorError) as error:
             reason = next(iter(str(error).splitlines()), "")
             raise DamagedData(f"the state of a round cannot be read ({type(error).__name__}: {reason})") from None
+
+
+def _table(columns: Mapping[str, type[np.generic]], lines: Sequence[tuple[float, ...]]) -> dict[str, np.ndarray]:
+    """Return lines as one array a column: ten thousand clients are written after every round."""
+    found = zip(*lines, strict=True) if lines else ((),) * len(columns)
+    return {name: np.array(values, kind) for (name, kind), values in zip(columns.items(), found, strict=True)}
+
+
+def _lines(columns: Mapping[str, type[np.generic]], table: Mapping[str, np.ndarray]) -> Iterator[tuple[Any, ...]]:
+    """Return the lines of a table; raises ValueError, KeyError, TypeError or AttributeError for anything else."""
+    if odd := [name for name, kind in columns.items() if table[name].dtype != kind or not np.isfinite(table[name]).all()]:
+        raise ValueError(f"a table's column {odd[0]} is not of finite {columns[odd[0]].__name__}")
+    return zip(*(table[name].tolist() for name in columns), strict=True)
 
 
 def _learned(wish: dict[str, Any]) -> Learned:
@@ -91,9 +110,5 @@ def _check(state: Mapping[str, Any]) -> None:
     for wish in state["wishes"].values():
         if not all(type(bits) is int for bits in wish["bits"].values()) or not all(map(math.isfinite, wish["gavg"].values())):
             raise ValueError("a wish is not of whole bits and finite Gavg")
-    if not all(type(client) is int and math.isfinite(level) for client, level in state["batteries"].items()):
-        raise ValueError("a battery has no finite level")
     if not isinstance(state["gateway"], dict):
         raise ValueError("its clients' state is of another type")
-    if not all(type(client) is int for client in state["scores"]):
-        raise ValueError("a score is of no client")

@@ -10,6 +10,8 @@ import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import fields
+from functools import cache
+from operator import attrgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_type_hints
 
@@ -29,6 +31,13 @@ def schema(layers: Sequence[str]) -> pa.Schema:
     """Return the ledger's schema: the fields of LedgerRow, None only where LedgerRow says so; `layers` go into the metadata."""
     import pyarrow as pa
 
+    return pa.schema(_columns(), {"layers": json.dumps(list(layers)), "fedapt_version": __version__})
+
+
+@cache
+def _columns() -> list[pa.Field]:
+    import pyarrow as pa
+
     types: dict[Any, pa.DataType] = {
         int: pa.int64(),
         int | None: pa.int64(),
@@ -39,21 +48,21 @@ def schema(layers: Sequence[str]) -> pa.Schema:
         list[float]: pa.list_(pa.float64()),
     }
     hints = get_type_hints(LedgerRow)
-    columns = [
+    return [
         pa.field(name, types.get(hint, pa.string()), nullable=type(None) in getattr(hint, "__args__", ()))
         for name, hint in hints.items()
     ]
-    return pa.schema(columns, {"layers": json.dumps(list(layers)), "fedapt_version": __version__})
 
 
 def encode(rows: Sequence[LedgerRow], layers: Sequence[str]) -> bytes:
     """Return rows as the bytes of a Parquet file."""
     import pyarrow as pa
 
-    columns = {column.name: [getattr(row, column.name) for row in rows] for column in fields(LedgerRow)}
+    names, columns = [column.name for column in fields(LedgerRow)], schema(layers)
+    values = zip(*map(attrgetter(*names), rows), strict=True) if rows else ((),) * len(names)
     buffer = io.BytesIO()
-    with _writer(buffer, schema(layers)) as writer:
-        writer.write_table(pa.table(columns, schema=schema(layers)))
+    with _writer(buffer, columns) as writer:
+        writer.write_table(pa.table(dict(zip(names, values, strict=True)), schema=columns))
     return buffer.getvalue()
 
 

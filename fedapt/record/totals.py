@@ -6,6 +6,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from operator import add, attrgetter
 from typing import Any
 
 import numpy as np
@@ -32,6 +33,9 @@ SUMMED = (
 _NUMBER = re.compile(r"\d[\d.]*(e[+-]?\d+)?( [munkMG]?i?(?=[JB]))?")
 TABLES = ("linear", "horowitz", "bitops")
 COSTS = {"energy": "energy_j", "time": "time_s", "memory": "memory_bytes", "bytes": "downlink_bytes"}
+_figures, _costs = attrgetter(*SUMMED), attrgetter(*COSTS.values())
+_place = attrgetter("round", "client", "attempt")
+_tables, _sources = attrgetter(*(f"energy_{table}_j" for table in TABLES)), attrgetter(*(f"{cost}_source" for cost in COSTS))
 
 
 @dataclass(frozen=True)
@@ -101,6 +105,7 @@ class Summary:
     `total.time_s` is the sum of what devices worked; `simulated_time_s` is what the federation took, with all its waiting.
     `wall_s` is what this machine took for the rounds. `energy_tables_j` prices the same work under each energy table.
     `sources` counts, for each cost, the ledger rows by where the figure comes from.
+    `batched` counts those of clients that were trained as one batch with others, which may change their last digits.
     """
 
     rounds: int
@@ -117,6 +122,7 @@ class Summary:
     sources: dict[str, dict[str, int]]
     simulated_time_s: float
     wall_s: float
+    batched: int = 0
 
 
 @dataclass
@@ -125,19 +131,18 @@ class _Sums:
 
     profile: str
     clients: set[int] = field(default_factory=set)
-    figures: dict[str, Any] = field(default_factory=lambda: dict.fromkeys(SUMMED, 0))
+    figures: list[Any] = field(default_factory=lambda: [0] * len(SUMMED))
     updates: int = 0
     attempts: int = 0
     memory_bytes: int = 0
     bits: float = 0.0
     bits_rows: int = 0
 
-    def add(self, row: LedgerRow) -> None:
+    def add(self, row: LedgerRow, figures: Sequence[Any]) -> None:
         self.clients.add(row.client)
         self.attempts += 1
         self.memory_bytes = max(self.memory_bytes, row.memory_bytes)
-        for name in SUMMED:
-            self.figures[name] += getattr(row, name)
+        self.figures = list(map(add, self.figures, figures))
         if row.status == "ok":
             self.updates += 1
             if row.mean_bits is not None:
@@ -153,7 +158,7 @@ class _Sums:
             self.attempts,
             memory_bytes=self.memory_bytes,
             mean_bits=self.bits / self.bits_rows if self.bits_rows else None,
-            **{name: self.figures[name] for name in SUMMED},
+            **dict(zip(SUMMED, self.figures, strict=True)),
         )
 
 
@@ -166,21 +171,26 @@ class Totals:
         self._statuses: Counter[str] = Counter()
         self._causes: dict[tuple[str, str], tuple[str, Counter[int]]] = {}
         self._tables = dict.fromkeys(TABLES, 0.0)
+        self._batched = 0
         self._sources: dict[str, Counter[str]] = {cost: Counter() for cost in COSTS}
 
     def add(self, rows: Iterable[LedgerRow]) -> None:
         """Add all rows of one round, in any order."""
         for row in in_order(rows):
-            self._all.add(row)
-            self._groups.setdefault(row.group, _Sums(row.profile)).add(row)
+            figures = _figures(row)
+            if row.group not in self._groups:
+                self._groups[row.group] = _Sums(row.profile)
+            for sums in (self._all, self._groups[row.group]):
+                sums.add(row, figures)
             self._statuses[row.status] += 1
+            self._batched += row.batched_clients > 0
             if row.status != "ok":
                 self._causes.setdefault((row.status, _NUMBER.sub("", row.reason)), (row.reason, Counter()))[1][row.client] += 1
-            for table in TABLES:
-                self._tables[table] += getattr(row, f"energy_{table}_j")
-            for cost, figure in COSTS.items():
-                if getattr(row, figure):
-                    self._sources[cost][getattr(row, f"{cost}_source")] += 1
+            for table, joules in zip(TABLES, _tables(row), strict=True):
+                self._tables[table] += joules
+            for cost, figure, source in zip(COSTS, _costs(row), _sources(row), strict=True):
+                if figure:
+                    self._sources[cost][source] += 1
 
     def summarise(self, rounds: Sequence[RoundRecord], clients: Sequence[ClientRecord]) -> Summary:
         """Put the sums, the rounds and the clients' final accuracies together."""
@@ -202,6 +212,7 @@ class Totals:
             sources={cost: dict(sorted(counts.items())) for cost, counts in self._sources.items()},
             simulated_time_s=rounds[-1].clock_s if rounds else 0.0,
             wall_s=sum(record.wall_s for record in rounds),
+            batched=self._batched,
         )
 
     def _group_totals(self, clients: Sequence[ClientRecord]) -> tuple[GroupTotals, ...]:
@@ -222,7 +233,7 @@ class Totals:
 
 def in_order(rows: Iterable[LedgerRow]) -> list[LedgerRow]:
     """Return ledger rows in their canonical order, which does not depend on who answered first."""
-    return sorted(rows, key=lambda row: (row.round, row.client, row.attempt))
+    return sorted(rows, key=_place)
 
 
 def _accuracies(clients: Sequence[ClientRecord]) -> list[float]:

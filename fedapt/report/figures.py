@@ -109,3 +109,8 @@ def _shared(one: str, other: str) -> str:
 def harmless(text: str) -> str:
     """Return text from a scenario or a client on one line, without characters that steer a terminal or turn its direction."""
     return "".join(character if character.isprintable() else " " for character in text)
+
+
+def batched_words(batched: int, attempts: int) -> str:
+    """Say how much of the training was done for many clients at once, and what that changes."""
+    return f"{batched:,} of {counted(attempts, 'attempt')} trained as one batch with other clients: other last digits than alone"

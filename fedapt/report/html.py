@@ -12,7 +12,7 @@ from fedapt.report.cards.origin import origin_cards, parsed
 from fedapt.report.cards.progress import progress_cards
 from fedapt.report.cards.troubles import choice_cards, trouble_cards
 from fedapt.report.elements import text, tiles
-from fedapt.report.figures import byte_count, counted, decimal, joules, memory, percent, seconds
+from fedapt.report.figures import batched_words, byte_count, counted, decimal, joules, memory, percent, seconds
 from fedapt.report.page import page, shared_script
 from fedapt.results import Run, read_run
 
@@ -49,6 +49,8 @@ def _heading(run: Run, name: str) -> str:
     notice = "" if done == planned else f"<div class='notice'>This run stopped after {done} of {counted(planned, 'round')}.</div>"
     if changed := run.environment.get("inexact"):
         notice += f"<div class='notice'>This run was resumed, and not to the same bits: {text('; '.join(changed))}.</div>"
+    if batched := run.summary["batched"]:
+        facts += f"; {batched_words(batched, run.summary['total']['attempts'])}"
     return f"<h1>{text(name)}</h1><p>{text(facts)}</p>{notice}"
 
 

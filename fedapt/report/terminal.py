@@ -21,7 +21,19 @@ from rich.text import Text
 
 from fedapt.cost.ledger import RoundRecord
 from fedapt.record.totals import Cause, GroupTotals, Summary
-from fedapt.report.figures import byte_count, counted, decimal, distinct, harmless, joules, memory, percent, ranges, seconds
+from fedapt.report.figures import (
+    batched_words,
+    byte_count,
+    counted,
+    decimal,
+    distinct,
+    harmless,
+    joules,
+    memory,
+    percent,
+    ranges,
+    seconds,
+)
 
 MOST_GROUPS = 8
 MOST_CAUSES = 4
@@ -232,6 +244,7 @@ def _cost_lines(summary: Summary) -> list[tuple[str, str]]:
             f"{seconds(summary.simulated_time_s)} simulated, from begin to end on the devices; {seconds(summary.wall_s)} here",
         ),
         ("Costs", origins(summary.sources) or "none"),
+        *([("Batched", batched_words(summary.batched, summary.total.attempts))] if summary.batched else []),
     ]
 
 

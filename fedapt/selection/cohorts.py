@@ -7,7 +7,7 @@ clients as one that was never interrupted.
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Sequence
 
 from fedapt.cost.ledger import LedgerRow
 from fedapt.enrolment import Enrolment
@@ -30,15 +30,20 @@ class Cohorts:
     def __init__(self, scenario: Scenario, enrolment: Enrolment, batteries: Batteries | None = None) -> None:
         self._scenario = scenario
         self._select, self._availability = scenario.clients.select, scenario.clients.availability
-        self._samples = {client: enrolment.participants[client].samples for client in sorted(enrolment.participants)}
+        # Of thousands of clients few change from round to round: all is kept but what is in a battery.
+        self._known = {
+            client: Candidate(client, enrolment.participants[client].samples) for client in sorted(enrolment.participants)
+        }
         self._batteries = enrolment.batteries if batteries is None else batteries
         names = [(group.name or group.profile, group.profile) for group in enrolment.groups]
         self._calendar = self._availability.calendar(scenario.seed, [names[number] for number in enrolment.group_of])
         self._histories = Histories()
 
-    def add(self, rows: Iterable[LedgerRow]) -> None:
+    def add(self, rows: Sequence[LedgerRow]) -> None:
         """Take the committed ledger rows of one or more rounds, each row once."""
         self._histories.add(rows)
+        for client in {row.client for row in rows} & self._known.keys():
+            self._known[client] = Candidate(client, self._known[client].samples, None, self._histories[client])
 
     def draw(self, number: int, clock_s: float, size: int, busy: Collection[int] = (), turn: int = 0) -> tuple[list[int], float]:
         """Return the clients of round `number`, ascending, and for how long the server waits for them.
@@ -61,15 +66,15 @@ class Cohorts:
         return moment_s - clock_s if clock_s + (moment_s - clock_s) >= moment_s else math.nextafter(moment_s - clock_s, math.inf)
 
     def _there(self, clock_s: float, waited_s: float, busy: Collection[int]) -> list[Candidate]:
-        return [
-            Candidate(client, self._samples[client], self._batteries.charge(client, waited_s), self._histories[client])
-            for client in self._idle(busy)
-            if self._calendar.available(client, clock_s + waited_s)
-        ]
+        there = [self._known[client] for client in self._idle(busy) if self._calendar.available(client, clock_s + waited_s)]
+        if not self._batteries.of:
+            return there
+        charge = self._batteries.charge
+        return [Candidate(one.client, one.samples, charge(one.client, waited_s), one.history) for one in there]
 
     def _idle(self, busy: Collection[int]) -> list[int]:
         away = set(busy)
-        return [client for client in self._samples if client not in away]
+        return [client for client in self._known if client not in away] if away else list(self._known)
 
     def _enough(self, size: int, idle: int) -> int:
         """Return for how many clients to wait: fewer than can be aggregated would make an empty round."""

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from itertools import groupby
+from operator import attrgetter
 
 from fedapt.cost.ledger import LedgerRow
 
@@ -40,18 +41,16 @@ class Histories:
 
     def add(self, rows: Iterable[LedgerRow]) -> None:
         """Take the ledger rows of one or more rounds, in any order; rounds already taken are not given again."""
-        ordered = sorted(rows, key=lambda row: (row.round, row.client, row.attempt))
-        for (_, client), attempts in groupby(ordered, key=lambda row: (row.round, row.client)):
+        ordered = sorted(rows, key=attrgetter("round", "client", "attempt"))
+        for (_, client), attempts in groupby(ordered, key=attrgetter("round", "client")):
             self._of[client] = _after(self[client], list(attempts))
 
 
 def _after(history: History, attempts: list[LedgerRow]) -> History:
     """Return the history after one more round of this client."""
-    history = replace(history, times=history.times + 1, last_round=attempts[-1].round)
     losses = [row.train_loss for row in attempts if row.status == "ok" and row.train_loss is not None]
-    if losses and math.isfinite(losses[-1]):
-        history = replace(history, loss=losses[-1])
+    loss = losses[-1] if losses and math.isfinite(losses[-1]) else history.loss
+    time_s, energy_j = history.time_s, history.energy_j
     if any(row.status in ("ok", "late") for row in attempts):
         time_s, energy_j = sum(row.time_s for row in attempts), sum(row.energy_j for row in attempts)
-        history = replace(history, time_s=time_s, energy_j=energy_j)
-    return history
+    return History(history.times + 1, attempts[-1].round, loss, time_s, energy_j)

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from fedapt.clients import client as client_module
+from fedapt.clients.client import channels_last
 from fedapt.clients.continual.memory import Continual
 from fedapt.clients.instructions import TrainReport
 from fedapt.clients.samples.filter import Filter
@@ -248,6 +249,31 @@ def test_while_it_trains_a_client_holds_no_second_copy():
     with Storages(least=27) as storages:
         one.train(sent)
     assert alive == [[]] * 60 and storages.most_sizes == 1
+
+
+@pytest.mark.parametrize("numbers", [1, 100, 10**6])
+def test_how_many_samples_are_gathered_at_a_time_changes_no_bit(numbers):
+    sent = message(dense, 8, batch=7, epochs=2)
+    assert client(dense, gathered=numbers).train(sent) == client(dense).train(sent)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_images_with_their_channels_last_are_the_same_images(channels):
+    images = torch.arange(2.0 * channels * 5 * 4).view(2, channels, 5, 4)
+    laid = channels_last(images)
+    assert torch.equal(laid, images) and laid.stride()[1] == 1
+    assert channels_last(images[0]) is not laid
+    assert channels_last(images[0]).stride() == images[0].stride()
+
+
+def test_with_channels_last_a_client_learns_the_same_but_for_the_last_bits():
+    def convolving():
+        torch.manual_seed(0)
+        return nn.Sequential(nn.Conv2d(1, 4, 3, padding=1), nn.ReLU(), nn.Conv2d(4, 2, 3), nn.Flatten(), nn.Linear(4, 3))
+
+    sent = message(convolving, 32, epochs=2)
+    plain, laid = (from_bytes(client(convolving, channels_last=on).train(sent))[0].dequantised() for on in (False, True))
+    assert all(laid[name] == pytest.approx(values, rel=1e-4, abs=1e-6) for name, values in plain.items())
 
 
 @pytest.mark.parametrize("held_out", [range(30, 40), range(40), [3]])

@@ -54,6 +54,16 @@ def test_a_wish_that_fits_is_granted_without_a_word(model):
     assert model.plan(exact) == Plan(dict(asked.wish), 32)
 
 
+def test_a_wish_costs_its_joules_and_the_energy_of_a_budget_of_as_many_is_no_limit(model):
+    asked = demand(model, overhead_bytes=50)
+    memory, joules = needs(model, asked)
+    wished_j = model.wished_j(replace(asked, memory_budget=memory))
+    assert wished_j == pytest.approx(joules, rel=1e-12)
+    assert model.wished_j(replace(asked, memory_budget=memory - 1)) == math.inf
+    assert model.plan(replace(asked, energy_budget=wished_j)) == model.plan(asked)
+    assert model.plan(replace(asked, energy_budget=math.nextafter(wished_j, 0.0))) != model.plan(asked)
+
+
 def test_one_byte_too_few_takes_a_bit_of_the_smallest_layer(model):
     """Layers of 800, 1200 and 150 weights: its noise weighs least."""
     asked = demand(model)

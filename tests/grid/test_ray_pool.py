@@ -1,11 +1,7 @@
 """Ray gives the bits of inline, whatever the workers, the chunks and the accidents."""
 
-import json
-import subprocess
-import sys
 from collections import Counter
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import pytest
 import ray
@@ -13,9 +9,10 @@ from ray.exceptions import RayActorError
 
 from fedapt.clients.faulty import drawn
 from fedapt.errors import RunFailed, SetupError
-from fedapt.grid.ray_pool import RayPool, cause
+from fedapt.grid.ray_pool import RayPool
+from fedapt.grid.ray_session import cause
 from tests.grid.accident import Accident, OpensOnce
-from tests.grid.conftest import same_bits, scenario
+from tests.grid.conftest import enrolled, same_bits, scenario
 from tests.grid.play import play
 
 pytestmark = pytest.mark.usefixtures("ray_session")
@@ -178,35 +175,14 @@ class Own:
 
 def test_a_ray_that_was_running_is_used_and_left_running_without_our_workers():
     own = Own.remote()
-    _, _, gateway = play(scenario(), pool(1), rounds=1)
+    enrolment = enrolled(scenario())
+    transport = RayPool(enrolment.workshop, 1)
+    (hand,) = transport._idle
+    transport.close()
     assert ray.is_initialized() and ray.get(own.ask.remote()) == "here"
-    (worker,) = gateway._transport._idle
     with pytest.raises(RayActorError):
-        ray.get(worker.ready.remote())
+        ray.get(hand.worker.ready.remote())
     ray.kill(own)
-
-
-def nodes(folder, loss):
-    """Run `two_nodes` with a Ray of its own, and return what it printed last."""
-    command = [sys.executable, "-m", "tests.grid.two_nodes", str(folder), loss]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=240, cwd=Path(__file__).parents[2])
-    return json.loads(done.stdout.splitlines()[-1])
-
-
-@pytest.mark.slow
-def test_a_node_lost_in_mid_round_costs_one_attempt_and_no_bit(tmp_path):
-    result = nodes(tmp_path, "one")
-    assert result["same_bits"] and result["ok"] == 12
-    assert len(result["lost"]) == 1 and result["lost"][0].startswith("its worker died: ")
-
-
-@pytest.mark.slow
-def test_when_all_nodes_are_lost_the_run_fails_after_the_grace_and_is_resumed_to_the_same_bits(tmp_path):
-    result = nodes(tmp_path, "all")
-    assert result["error"].startswith("no worker is left, and none came in 5 s: its worker died: ")
-    assert result["exit_code"] == 5 and result["ray_left_running"]
-    assert 1 <= result["committed"] < result["rounds"] == 12
-    assert result["same_bits"]
 
 
 def test_equal_causes_are_equal_sentences():

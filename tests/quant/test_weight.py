@@ -1,7 +1,7 @@
 """fedapt.quant.weight: the update of the codes is that of design.md, `q = clip(q - round(lr * d / scale), 0, 2**k - 1)`.
 
 Reference in numpy: `moves` below. Its inputs are whole multiples of small powers of two, so that float32 and float64 agree on
-every bit and no fraction ties with the noise.
+every bit; the sum of a step and its noise alone is one of float32.
 """
 
 import math
@@ -10,10 +10,9 @@ import numpy as np
 import pytest
 import torch
 
-from fedapt.quant.blocks import BLOCK
 from fedapt.quant.grid import Grid, GridOptions
 from fedapt.quant.rounding import uniform
-from fedapt.quant.weight import CodedWeight, FloatWeight, MasterWeight, gavg_at, quantise_tensor, refit
+from fedapt.quant.weight import UPDATED, CodedWeight, FloatWeight, MasterWeight, gavg_at, quantise_tensor, refit
 from tests.quant.live import Storages
 
 LR = 2.0**-3
@@ -24,7 +23,7 @@ ROUNDINGS = ["truncate", "nearest", "stochastic"]
 def moves(codes, direction, scale, bits, rounding, noise):
     """Return the new codes, and the counts of APT: the sum of |d| / scale, underflows, clipped codes."""
     u = LR * direction / scale
-    step = {"truncate": np.trunc(u), "nearest": np.rint(u), "stochastic": np.floor(u + noise)}[rounding]
+    step = {"truncate": np.trunc(u), "nearest": np.rint(u), "stochastic": -np.floor(np.float32(noise) - np.float32(u))}[rounding]
     moved = codes - step
     new = np.clip(moved, 0, 2**bits - 1)
     underflow = ((direction != 0) & (step == 0)).sum()
@@ -57,7 +56,7 @@ def test_the_update_is_the_formula(bits, rounding, channels):
     weight = coded(codes, scale, bits)
     statistics = apply(weight, direction, LR, rounding, seed=7)
     # The code compares the noise v with the fraction; floor(u + 1 - v) is the same.
-    noise = 1 - uniform(codes.size, torch.Generator().manual_seed(7)).double().numpy().reshape(codes.shape)
+    noise = uniform(codes.size, torch.Generator().manual_seed(7)).numpy().reshape(codes.shape)
     new, step_sum, underflow, clipped = moves(codes, direction, scale.reshape(-1, 1, 1), bits, rounding, noise)
     assert np.array_equal(weight.codes.numpy(), new)
     assert weight.codes.dtype == (torch.uint8 if bits <= 8 else torch.uint16)
@@ -107,12 +106,15 @@ def test_at_four_bits_truncating_loses_an_update_below_one_code_and_stochastic_d
 
 
 @pytest.mark.parametrize("rounding", ROUNDINGS)
-@pytest.mark.parametrize("shape", [(5, BLOCK - 2), (2, BLOCK + 6), (3 * BLOCK, 1), (1, 3 * BLOCK + 1)])
+@pytest.mark.parametrize("shape", [(5, UPDATED // 2 - 2), (2, UPDATED + 6), (3 * UPDATED, 1), (1, 3 * UPDATED + 1)])
 def test_a_large_layer_is_updated_block_by_block_to_the_same_codes_and_counts(shape, rounding):
     codes, direction, scale = case(8, 1, shape)
     weight = coded(codes, scale, 8)
     statistics = apply(weight, direction, LR, rounding, seed=7)
-    noise = 1 - uniform(codes.size, torch.Generator().manual_seed(7)).double().numpy().reshape(codes.shape)
+    # With one scale for all, all weights are one row.
+    generator, blocks_of = torch.Generator().manual_seed(7), range(0, codes.size, UPDATED)
+    noise = np.concatenate([uniform(min(UPDATED, codes.size - first), generator).numpy() for first in blocks_of])
+    noise = noise.reshape(shape)
     new, step_sum, underflow, clipped = moves(codes, direction, scale, 8, rounding, noise)
     assert np.array_equal(weight.codes.numpy(), new)
     assert statistics.step_sum == pytest.approx(step_sum, rel=1e-5)
@@ -120,7 +122,7 @@ def test_a_large_layer_is_updated_block_by_block_to_the_same_codes_and_counts(sh
 
 
 def test_channels_of_a_large_layer_move_by_their_own_scale():
-    shape = (4, BLOCK // 3, 2)
+    shape = (4, UPDATED // 3, 2)
     codes, direction, scale = case(8, 4, shape)
     weight = coded(codes, scale, 8)
     apply(weight, direction, LR, "nearest")

@@ -1,7 +1,8 @@
-import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
+from safetensors.numpy import load, save
 
 from fedapt.clients.instructions import EvaluateReport
 from fedapt.clients.precision.policy import Wish
@@ -60,7 +61,19 @@ def test_anything_else_is_one_sentence(name: str, content: bytes) -> None:
 
 def test_a_score_that_no_client_can_report_is_refused() -> None:
     files = STATE.files()
-    text = json.loads(files["state.json"])
-    text["scores"]["items"][0][1]["correct"] = -1
+    wrong = load(files["state.safetensors"]) | {"scores.correct": np.array([-1])}
     with pytest.raises(DamagedData):
-        Checkpoint.from_files(files | {"state.json": json.dumps(text).encode()})
+        Checkpoint.from_files(files | {"state.safetensors": save(wrong)})
+
+
+def test_a_battery_without_a_finite_level_is_refused() -> None:
+    files = STATE.files()
+    for level in (np.array([np.nan]), np.array([1]), np.array([1.0, 2.0]), np.array(1.0)):
+        wrong = load(files["state.safetensors"]) | {"batteries.level_j": level}
+        with pytest.raises(DamagedData):
+            Checkpoint.from_files(files | {"state.safetensors": save(wrong)})
+
+
+def test_clients_without_scores_and_batteries_come_back() -> None:
+    none = replace(STATE, scores={}, batteries={})
+    assert Checkpoint.from_files(none.files()).scores == {} == Checkpoint.from_files(none.files()).batteries

@@ -115,3 +115,9 @@ def test_reasons_that_differ_in_numbers_alone_are_one_cause() -> None:
         (reasons[0], 2, (0, 1)),
         (reasons[2], 1, (2,)),
     ]
+
+
+def test_clients_that_were_trained_together_are_counted():
+    totals = Totals()
+    totals.add([ROW, replace(ROW, client=8, batched_clients=2), replace(ROW, client=9, batched_clients=2)])
+    assert totals.summarise([], ()).batched == 2

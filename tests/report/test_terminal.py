@@ -161,3 +161,8 @@ def test_a_run_in_which_nobody_took_part_has_no_costs() -> None:
 def test_mixed_origins_name_the_more_frequent_first() -> None:
     sources = {"energy": {"measured": 1, "modelled": 5}, "time": {"modelled": 6}, "memory": {}, "bytes": {"measured": 6}}
     assert origins(sources) == "energy modelled and measured; time modelled; bytes measured"
+
+
+def test_the_screen_says_so_if_clients_were_trained_together_and_only_then() -> None:
+    assert not any(line.startswith("Batched") for line in final_screen())
+    assert any(line.startswith("Batched   7 of ") for line in final_screen(batched=7))
