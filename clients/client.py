@@ -216,7 +216,7 @@ def channels_last(images: Tensor) -> Tensor:
     """
     if images.dim() != 4:
         return images
-    number, channels, height, width = images.shape
+    _, channels, height, width = images.shape
     strides = (channels * height * width, 1, width * channels, channels)
     return torch.empty_strided(images.shape, strides, dtype=images.dtype).copy_(images)
 

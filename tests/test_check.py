@@ -69,14 +69,14 @@ SCENARIOS = {
     "apt": {"clients": clients("apt")},
     "apt at the client, to the bits that it has": {"clients": clients({"kind": "apt", "every_batches": 2, "t_min": 0.0})},
     "budget": {
-        "clients": clients("budget", budget("1 GiB"), budget("150 KiB"), budget("70 KiB"), budget("45 KiB"), budget("20 KiB"))
+        "clients": clients("budget", budget("1 GiB"), budget("95 KiB"), budget("70 KiB"), budget("45 KiB"), budget("20 KiB"))
     },
     "an energy budget": {"clients": clients({"kind": "fixed", "bits": 16}, {"profile": PI, "budget": {"energy": "3 mJ"}})},
     "activations": {"clients": clients("budget", activations=8, errors=8)},
     "fedprox": {"clients": clients("budget"), "strategy": {"kind": "fedprox", "proximal_mu": 0.1}},
     "a deadline": {"clients": clients("budget"), "clock": {"kind": "synchronous", "deadline_s": 0.008}},
-    "scaffold": {"clients": clients("budget", budget("1 GiB"), budget("300 KiB"), budget("200 KiB")), "strategy": "scaffold"},
-    "a compressed upload": {"clients": clients("budget", budget("200 KiB"), budget("1 GiB", energy="3 mJ"), link={"bits": 3})},
+    "scaffold": {"clients": clients("budget", budget("1 GiB"), budget("200 KiB"), budget("140 KiB")), "strategy": "scaffold"},
+    "a compressed upload": {"clients": clients("budget", budget("140 KiB"), budget("1 GiB", energy="3 mJ"), link={"bits": 3})},
     "error feedback": {"clients": clients("qat", link={"bits": 2, "rounding": "nearest", "error_feedback": True})},
     "a model upload": {"clients": clients("fp32", link={"send": "model", "bits": 16})},
     "partial work": {
@@ -254,11 +254,11 @@ WARNINGS = [
     ("two_bits_wished", {"clients": clients({"kind": "fixed", "bits": 2})}, r"fixed asks for 2 bits, .*: ask for 3 or 4"),
     (
         "pushed_below_three_bits",
-        {"clients": clients("fixed", budget("318 KiB"))},
-        r"all 12 .* at 2 bits: 31\d KiB of memory, where",
+        {"clients": clients("fixed", budget("264 KiB"))},
+        r"all 12 .* at 2 bits: 26\d KiB of memory, where",
     ),
-    ("single_samples", {"clients": clients("budget", budget("150 KiB"))}, r"all 12 .* batches of 1: 320 KiB .* it has 150 KiB"),
-    ("frozen_layers", {"clients": clients("budget", budget("70 KiB"))}, r"not train conv1, conv2, dense1: 182 KiB of memory"),
+    ("single_samples", {"clients": clients("budget", budget("95 KiB"))}, r"all 12 .* batches of 1: 266 KiB .* it has 95 KiB"),
+    ("frozen_layers", {"clients": clients("budget", budget("70 KiB"))}, r"not train conv1, conv2, dense1: 128 KiB of memory"),
     ("scope_without_adaptation", {"clients": clients({"kind": "qat", "scope": "client"})}, r"does nothing with qat"),
     ("options_of_codes", {"clients": clients({"kind": "fp32", "rounding": "nearest"})}, r"`rounding` does nothing with fp32"),
     ("bits_within_a_round", {"clients": clients({"kind": "apt", "every_batches": 2})}, r"apt moves bits within a round"),

@@ -32,13 +32,11 @@ def pfl(work: Work, workers: int, *, everywhere: bool) -> Played:
     return module.play_all(work, workers) if everywhere else module.play(work, workers)
 
 
-def fedapt(
-    work: Work, workers: int, *, kind: str, alone: bool = False, eight_bits: bool = False, batched: bool = False
-) -> Played:
-    """Play fedapt. alone: with one worker; batched: small clients are trained several at a time."""
+def fedapt(work: Work, workers: int, *, kind: str, alone: bool = False, eight_bits: bool = False, fast: bool = False) -> Played:
+    """Play fedapt. alone: with one worker; fast: with what changes the last bits: clients batched, channels last."""
     from bench.engine import own
 
-    engine: dict[str, object] = {"kind": kind, "batch_clients": "auto" if batched else 1}
+    engine: dict[str, object] = {"kind": kind, "batch_clients": "auto" if fast else 1, "channels_last": fast}
     engine |= {"workers": 1 if alone else workers} if kind == "ray" else {}
     return own.play(work, engine, own.EIGHT_BITS if eight_bits else own.FP32)
 
@@ -55,13 +53,13 @@ class Contestant:
 
 FLOOR = "floor"
 QUANTISED = ("W2", "W3")
-BATCHED = ("W1", "W2")
+FASTER = ("W1", "W2", "W3", "W4")
 CONTESTANTS = {
     FLOOR: Contestant(floor),
     "fedapt-inline": Contestant(functools.partial(fedapt, kind="inline")),
     "fedapt-ray-1": Contestant(functools.partial(fedapt, kind="ray", alone=True)),
     "fedapt-ray": Contestant(functools.partial(fedapt, kind="ray"), scale=True),
-    "fedapt-batched": Contestant(functools.partial(fedapt, kind="ray", batched=True), only=BATCHED),
+    "fedapt-fast": Contestant(functools.partial(fedapt, kind="ray", fast=True), only=FASTER),
     "fedapt-inline-8": Contestant(functools.partial(fedapt, kind="inline", eight_bits=True), only=QUANTISED),
     "fedapt-ray-8": Contestant(functools.partial(fedapt, kind="ray", eight_bits=True), only=QUANTISED),
     "flwr": Contestant(flower),

@@ -102,7 +102,10 @@ def _goals() -> list[Goal]:
         Goal(f"fedapt, all cores, to the floor, {name}", bound, False, _beside(name, "fedapt-ray", FLOOR))
         for name, bound in (("W2", 1.0), ("W3", 1.05), ("W4", 1.05))
     ]
-    goals.append(Goal("the same with batched clients, W2", 1.0, False, _beside("W2", "fedapt-batched", FLOOR)))
+    goals += [
+        Goal(f"the same, fast, {name}", bound, False, _beside(name, "fedapt-fast", FLOOR))
+        for name, bound in (("W2", 1.0), ("W3", 1.05), ("W4", 1.05))
+    ]
     goals += [
         Goal(f"flwr to fedapt, {name}", bound, True, _beside(name, "flwr", "fedapt-ray"))
         for name, bound in (("W1", 12.0), ("W2", 12.0), ("W3", 2.0), ("W5", 10.0))
@@ -112,8 +115,7 @@ def _goals() -> list[Goal]:
         for name in ("W1", "W2", "W3", "W4")
     ]
     goals += [
-        Goal(f"the same with batched clients, {name}", 1.5, True, _beside(name, "pfl-all", "fedapt-batched"))
-        for name in ("W1", "W2")
+        Goal(f"the same, fast, {name}", 1.5, True, _beside(name, "pfl-all", "fedapt-fast")) for name in ("W1", "W2", "W3", "W4")
     ]
     goals += [
         Goal(f"first round, cold, flwr to fedapt, {name}", 5.0, True, _beside(name, "flwr", "fedapt-ray", "first_s"))

@@ -12,8 +12,10 @@ from fedapt.grid.visit import Task
 
 FIRST_CHUNKS_A_WORKER = 4
 LARGEST_FIRST = 16
-LEAST_S, MOST_S = 0.01, 0.15
-OVERHEADS_A_CHUNK = 5
+LEAST_S, MOST_S = 0.01, 0.5
+OVERHEADS_A_CHUNK = 8
+# Of an even share of what remains: most of it at once, and the rest for whoever is first.
+SHARE = 0.7
 
 
 class Pace:
@@ -30,16 +32,26 @@ class Pace:
         self._unit_s[kind] = (self._unit_s.get(kind, unit_s) + unit_s) / 2
         self._overhead_s = (self._overhead_s + lasted_s - busy_s) / 2
 
-    def limits(self, remaining: int, workers: int, kind: str) -> tuple[float, int]:
-        """Return how much work, of what remains, the next chunk should hold, and how many clients at most."""
+    def left(self, chunk: Sequence[Task], since_s: float) -> float:
+        """Return how much of a chunk that was handed out so long ago is still to be done, as far as one can tell."""
+        unit_s = self._unit_s.get(chunk[0].kind)
+        return max(work_of(chunk) - since_s / unit_s, 0.0) if unit_s else 0.0
+
+    def limits(self, remaining: int, busy: float, workers: int, kind: str) -> tuple[float, int]:
+        """Return how much work, of what remains, the next chunk should hold, and how many clients at most.
+
+        busy: how much work the other workers still have.
+        """
         if self._size is not None:
             return float(remaining), self._size
         unit_s = self._unit_s.get(kind)
         if unit_s is None:
             return remaining / (FIRST_CHUNKS_A_WORKER * workers), LARGEST_FIRST
-        least_s = max(LEAST_S, OVERHEADS_A_CHUNK * self._overhead_s)
-        wanted_s = min(max(remaining * unit_s / (2 * workers), least_s), max(MOST_S, least_s))
-        return min(wanted_s / unit_s, remaining / workers), remaining
+        least = max(LEAST_S, OVERHEADS_A_CHUNK * self._overhead_s) / unit_s
+        even = min((remaining + busy) / workers, remaining)
+        wanted = min(max(SHARE * even, least), max(MOST_S / unit_s, least))
+        # What would be left is not worth another chunk.
+        return (even if even - wanted < least else wanted), remaining
 
 
 class Chunks:
@@ -54,15 +66,18 @@ class Chunks:
     def __bool__(self) -> bool:
         return bool(self._waiting or self._again)
 
-    def take(self, workers: int) -> list[list[Task]]:
-        """Return the next chunk for one of so many workers, which is not empty: one that comes again if there is any."""
+    def take(self, workers: int, busy: float = 0.0) -> list[list[Task]]:
+        """Return the next chunk for one of so many workers, which is not empty: one that comes again if there is any.
+
+        busy: how much work the other workers still have.
+        """
         if self._again:
             return self._again.popleft()
         before = self._remaining
-        share, most = self._pace.limits(before, workers, self._waiting[0][0].kind)
+        share, most = self._pace.limits(before, busy, workers, self._waiting[0][0].kind)
         chunk = [self.take_one()]
         clients = len(chunk[0])
-        while self._waiting and clients < most and before - self._remaining < share:
+        while self._waiting and clients < most and before - self._remaining + work_of(self._waiting[0]) / 2 <= share:
             chunk.append(self.take_one())
             clients += len(chunk[-1])
         return chunk

@@ -33,17 +33,19 @@ class ExactSum:
 
     def add(self, update: Mapping[str, np.ndarray], weight: int) -> None:
         """Add one client's update (float32 arrays by name); raises DamagedData if it is too large to be added exactly."""
-        for name, values in update.items():
-            largest = max(values.max(), -values.min()) if values.size else 0.0
-            if not largest * np.float64(weight) < LARGEST_TERM:
+        largest = {name: max(values.max(), -values.min()) if values.size else 0.0 for name, values in update.items()}
+        for name, value in largest.items():
+            if not value * np.float64(weight) < LARGEST_TERM:
                 raise DamagedData(
-                    f"{name}: an update of {largest:g} is beyond {LARGEST_TERM / weight:.3g}; training diverged: lower lr"
+                    f"{name}: an update of {value:g} is beyond {LARGEST_TERM / weight:.3g}; training diverged: lower lr"
                 )
         self._count(weight, 1)
         for name, values in update.items():
             if name not in self.totals:
                 self.totals[name] = np.zeros(values.shape, np.int64)
-            _add_scaled(self.totals[name].reshape(-1), values.reshape(-1), weight / RESOLUTION)
+            # The update of a layer that is frozen, or whose codes have not moved, is all zeros.
+            if largest[name]:
+                _add_scaled(self.totals[name].reshape(-1), values.reshape(-1), weight / RESOLUTION)
 
     @staticmethod
     def too_large(updates: Mapping[str, np.ndarray], weights: Sequence[int]) -> np.ndarray:

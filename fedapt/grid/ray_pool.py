@@ -150,7 +150,9 @@ class RayPool:
         alive_s = time.monotonic()
         while chunks or self._busy:
             while chunks and self._idle:
-                self._hand_out(chunks.take(self._workers), model, attempts, total is not None)
+                now_s = time.monotonic()
+                busy = sum(self._pace.left(job.tasks, now_s - job.began_s) for job in self._busy.values())
+                self._hand_out(chunks.take(self._workers, busy), model, attempts, total is not None)
             alive_s = time.monotonic() if self._busy else alive_s
             awaited = [*self._busy, *self._arriving]
             if not awaited or time.monotonic() - alive_s > self._grace_s:

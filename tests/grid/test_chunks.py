@@ -2,7 +2,7 @@
 
 from types import SimpleNamespace
 
-from fedapt.grid.chunks import LARGEST_FIRST, MOST_S, Chunks, Pace, work
+from fedapt.grid.chunks import LARGEST_FIRST, MOST_S, SHARE, Chunks, Pace, work
 
 
 def tasks(*steps):
@@ -33,8 +33,17 @@ def test_chunks_follow_what_work_takes_and_get_smaller_towards_the_end():
     pace, given = Pace(None), tasks(*[4] * 1000)
     pace.learn(given[0], busy_s=0.001, lasted_s=0.001)
     sizes = [len(chunk) for chunk in taken(Chunks(given, pace))]
-    assert sizes[0] == round(MOST_S / 0.001)
-    assert sizes == sorted(sizes, reverse=True) and sizes[-2] <= 10
+    assert sizes[0] == round(SHARE * 1000 / 2) <= round(MOST_S / 0.001)
+    assert sizes == sorted(sizes, reverse=True) and sizes[-1] <= 0.02 / 0.001
+
+
+def test_a_worker_takes_what_is_left_when_the_other_has_its_share():
+    pace, given = Pace(None), tasks(*[4] * 40)
+    pace.learn(given[0], busy_s=0.001, lasted_s=0.1)
+    chunks = Chunks(given, pace)
+    first = chunks.take(2)
+    second = chunks.take(2, pace.left([task for (task,) in first], since_s=0.001))
+    assert (len(first), len(second)) == (20, 20) and not chunks
 
 
 def test_where_handing_out_is_dear_each_worker_gets_one_chunk():

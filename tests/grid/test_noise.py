@@ -90,8 +90,8 @@ def test_the_variance_of_a_step_never_falls_with_its_length_and_ends_at_a_sixth(
 def noise(link, sent, start, error=None, norm=2.0, arrays=None):
     arrays = {"fc.weight": np.zeros((2, 3), np.float32)} if arrays is None else arrays
     update = {"fc.weight": np.float32([[norm, 0, 0], [0, 0, 0]])}
-    end = QuantisedModel({"fc": sent}, {})
-    return update_noise(told(link=link), arrays, QuantisedModel({"fc": start}, {}).coded, end, report(steps=3, relative_error=error), update)
+    start, end = (QuantisedModel({"fc": weight}, {}) for weight in (start, sent))
+    return update_noise(told(link=link), arrays, start.coded, end, report(steps=3, relative_error=error), update)
 
 
 def test_without_compression_the_error_is_the_predicted_variance_of_the_update():
