@@ -42,10 +42,14 @@ def spread(values: Sequence[float]) -> Spread | None:
 
 
 def steady_s(ends_s: Sequence[float]) -> float:
-    """Return the median time of a round, from when each ended: without the first, which starts up, and the last, which ends."""
+    """Return the median time of a round, from when each ended: of the second half, without the last, which also ends the run.
+
+    In the first half workers may still be arriving, while others play what they will play.
+    """
     if len(ends_s) < 3:
         raise ValueError(f"a steady state needs three rounds, there were {len(ends_s)}")
-    return median(after - before for before, after in pairwise(ends_s[:-1]))
+    lasted = [after - before for before, after in pairwise(ends_s[:-1])]
+    return median(lasted[len(lasted) // 2 :])
 
 
 def of(rows: Sequence[Row], workload: str, contestant: str, what: str, *, watched: bool = False) -> dict[int, float]:
