@@ -40,10 +40,10 @@ WORKLOADS = {
     workload.name: workload
     for workload in (
         Workload("W1", "logistic regression 784-10", "fashion_mnist", "mlp", clients=1000, cohort=1000, samples=40, rounds=12),
-        Workload("W2", "MLP 784-64-10", "fashion_mnist", "mlp", (64,), rounds=26),
+        Workload("W2", "MLP 784-64-10", "fashion_mnist", "mlp", (64,), rounds=50),
         Workload("W3", "CNN, 2 conv + 2 dense, 47 k weights", "fashion_mnist", "cnn", rounds=8),
         Workload("W4", "pfl's CIFAR CNN, 1.6 M weights", "cifar10", "pfl-cnn", cohort=50, samples=50, batch=10, lr=0.1),
-        Workload("W5", "no-op client, 4 MB model", "fashion_mnist", "mlp", (1260,), 100, 100, 20, epochs=0, rounds=20),
+        Workload("W5", "no-op client, 4 MB model", "fashion_mnist", "mlp", (1260,), 100, 100, 20, epochs=0, rounds=28),
         Workload("S100", "100 clients, 100 a round", "fashion_mnist", "mlp", (64,), 100, 100, 6, 6, rounds=400, scale=True),
         Workload("S10", "10,000 clients, 10 a round", "fashion_mnist", "mlp", (64,), 10_000, 10, 6, 6, rounds=400, scale=True),
         Workload(
