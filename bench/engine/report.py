@@ -12,11 +12,12 @@ from bench.engine.workloads import WORKLOADS, Workload
 OWN = "fedapt-ray"
 CONDITIONS = """\
 Every contestant starts from the same weights and takes the same steps on the same samples in the same order, one thread a
-worker, each run in a process of its own. Repeats are interleaved; figures are medians, with the lowest and the highest; ratios
-are of the same repeat. Steady: the median round of the second half, without the last. First: from the start of the process to
-the end of round one, imports and data included. Peak: proportional memory of all processes, in a run of its own. `fedapt` is a whole
-`fedapt run`, with its ledger, a durable commit each round, and admission of every reply; no other contestant does any of that.
-All others are given settings of glibc's allocator that keep it from returning memory between steps; fedapt is not."""
+worker, each run in a process of its own. Repeats are interleaved; figures are medians, with the lowest and the highest;
+ratios are of the same repeat. Steady: the median round of the second half, without the last. First: from the start of the
+process to the end of round one, imports and data included. Peak: proportional memory of all processes, in a run of its own.
+`fedapt` is a whole `fedapt run`, with its ledger, a durable commit each round, and admission of every reply; no other
+contestant does any of that. All others are given settings of glibc's allocator that keep it from returning memory between
+steps; fedapt is not."""
 HEAD = "| contestant | ms a client, steady | x the floor | x fedapt | first round, s | whole run, s | peak, MiB | accuracy | |"
 
 
