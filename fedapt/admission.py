@@ -266,6 +266,7 @@ def admit_update(
     with np.errstate(over="ignore", invalid="ignore"):
         after = end.dequantised()
         update = {name: after[name] - before[name] for name in arrays}
+        # Of a square below the bound the norm is far below it, and need not be known.
         if task.admission.max_norm is None and _squares(update) < LARGEST_NORM:
             return update, ""
     norm = norm_of(update)

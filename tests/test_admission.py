@@ -663,4 +663,5 @@ def test_a_wide_upload_of_a_narrow_model_is_not_too_long():
     wanted = replace(compressing(bits=16), plan=Plan({"fc": 2}, 4))
     start, message = down(arrays, wanted)
     reply = to_bytes(quantise_arrays(arrays, {"fc": 16}, GridOptions(), "nearest", torch.Generator()), {})
+    assert len(reply) > 5 * len(message)
     admit_size(wanted, message, reply, start)

@@ -25,7 +25,7 @@ def same_play(wanted, **more):
     assert rows == sent_rows and same_bits(direct, sent)
     assert gateway.client_states.keys() == sent_gateway.client_states.keys()
     assert all(same_bits(gateway.client_states[client], kept) for client, kept in sent_gateway.client_states.items())
-    return rows
+    return rows, gateway.client_states
 
 
 PRECISIONS = [
@@ -67,21 +67,23 @@ def _clients(precision, link, epochs):
 
 @pytest.mark.parametrize("precision", ["fp32", "apt", PRECISIONS[-1]])
 def test_outcomes_rows_and_models_are_the_same(precision):
-    assert {row.status for row in same_play(scenario(clients=clients(precision)))} == {"ok"}
+    rows, kept = same_play(scenario(clients=clients(precision)))
+    assert {row.status for row in rows} == {"ok"} and not kept
 
 
 def test_what_clients_keep_and_compress_is_the_same():
-    same_play(scenario(clients=_clients("fp32", LINKS[4], 1)))
+    rows, kept = same_play(scenario(clients=_clients("fp32", LINKS[4], 1)))
+    assert set(kept) == {row.client for row in rows} and all(values.any() for values in kept[rows[0].client].values())
 
 
 def test_a_client_that_diverges_says_the_same():
     wanted = clients("fp32")
-    rows = same_play(scenario(clients={**wanted, "local": {**wanted["local"], "lr": 1e30}}), rounds=1)
+    rows, _ = same_play(scenario(clients={**wanted, "local": {**wanted["local"], "lr": 1e30}}), rounds=1)
     assert {row.status for row in rows} == {"failed"} and rows[0].uplink_bytes == 0 < rows[0].downlink_bytes
 
 
 def test_an_update_beyond_the_admitted_norm_is_charged_the_same():
-    rows = same_play(scenario(clients=clients("fp32"), admission={"max_norm": 1e-6}), rounds=1)
+    rows, _ = same_play(scenario(clients=clients("fp32"), admission={"max_norm": 1e-6}), rounds=1)
     assert {row.status for row in rows} == {"rejected"} and rows[0].energy_j > 0
 
 
