@@ -30,7 +30,7 @@ from fedapt.clients.instructions import (
 )
 from fedapt.clients.link import Compressor
 from fedapt.clients.rooms import report_room
-from fedapt.clients.samples.filter import Filter
+from fedapt.clients.samples.filter import Filter, Filtered, Session
 from fedapt.data.examples import Examples
 from fedapt.errors import RunFailed
 from fedapt.quant import CodedWeight, FloatWeight, LayerStatistics, SingleCopySGD
@@ -74,15 +74,20 @@ class Client:
         told = read_instructions(header)
         # Handed over for good: nothing may keep the codes of a layer that is given a new grid, and the floats that are copied.
         end, report = self.learn(model.pop(), told)
-        return _reply(end, report, told, message, told.most_segments(len(self.rows)))
+        layers = self.skeleton.quantised.layers
+        room = report_room(layers, told.most_segments(len(self.rows)), told.longest_report(len(self.rows), self.samples))
+        return _reply(end, report, told, message, room)
 
     def learn(self, model: QuantisedModel, told: Instructions) -> tuple[QuantisedModel, TrainReport]:
-        """Train a model, which is used up, and return what is sent of it with a report."""
+        """Train a model, which is used up, and return the part of it that is sent, what trains, with a report."""
         self.skeleton.load(model, copies=told.copies, grid=told.grid)
-        self.skeleton.freeze(told.frozen)
+        self.skeleton.treat(told.scheme)
         self.skeleton.train()
+        for layer in self.skeleton.quantised.layers.values():
+            layer.narrow = self.samples.narrows
         key = (told.seed, told.round, told.client)
-        compressor = Compressor(told.link, model.weights, self.keeps, torch_stream(key[0], "link", *key[1:]))
+        part = self.skeleton.part
+        compressor = Compressor(told.link, model.weights, self.keeps, torch_stream(key[0], "link", *key[1:]), part)
         correction = model.correction
         del model
         with (
@@ -96,10 +101,11 @@ class Client:
                 torch_stream(key[0], "rounding", *key[1:]),
                 proximal=told.proximal_mu,
                 correction=correction,
+                at_once=self.skeleton.at_once,
             ) as sgd,
         ):
             report = self._learn(sgd, told)
-        end = self.skeleton.unload()
+        end = part.of(self.skeleton.unload()) if part else self.skeleton.unload()
         _check_finite(end)
         sent, error = compressor.compress(end.weights)
         return replace(end, weights=sent), report.model_copy(update={"relative_error": error})
@@ -108,7 +114,7 @@ class Client:
         """Evaluate the model in the message, at the bits it came in, on the held-out samples; return a report and no model."""
         model, header = from_bytes(message, reader="client")
         told = read_instructions(header)
-        return _reply(QuantisedModel({}, {}), self.examine(model, told), told, message)
+        return _reply(QuantisedModel({}, {}), self.examine(model, told), told, message, report_room(()))
 
     def examine(self, model: QuantisedModel, told: Instructions) -> EvaluateReport:
         """Evaluate a model on the held-out samples."""
@@ -129,22 +135,30 @@ class Client:
 
     def _learn(self, sgd: SingleCopySGD, told: Instructions) -> TrainReport:
         losses: list[float] = []
-        sizes: dict[tuple[int, ...], Counter[int]] = defaultdict(Counter)
+        session = None
+        if not self.samples.takes_all:
+            session = self.samples.open(self.keeps, numpy_stream(told.seed, "samples", told.round, told.client))
+        tallies: dict[tuple[int, ...], _Tally] = defaultdict(_Tally)
         seen: dict[str, LayerStatistics] = {}
         for stretch in self._stretches(told):
             self._adapt(seen, told, sgd.generator)
-            here = sizes[self._widths()]
+            here = tallies[self._widths()]
             observed_from = int((len(stretch) - 1) * OBSERVED_FROM)
             for number, batch in enumerate(self._gathered(stretch)):
+                if session is not None:
+                    losses += self._filtered_step(sgd, batch, number >= observed_from, session, here)
+                    continue
                 losses.append(self._step(sgd, batch, observe=number >= observed_from))
-                here[len(stretch[number])] += 1
+                here.forward[len(stretch[number])] += 1
             seen = sgd.take_statistics()
+        all_of_it = sum(tallies.values(), _Tally())
         return TrainReport(
             samples=told.seen(len(self.rows)),
-            batches=dict(sum(sizes.values(), Counter[int]())),
+            batches=dict(all_of_it.forward),
             train_loss=sum(losses) / len(losses) if losses else None,
             layers={name: _layer_report(name, layer) for name, layer in seen.items()},
-            segments=[Segment(bits=list(bits), batches=dict(s)) for bits, s in sizes.items()] if told.adaptation else [],
+            segments=[tally.segment(bits, session) for bits, tally in tallies.items()] if told.adaptation else [],
+            filtered=all_of_it.filtered if session else None,
         )
 
     def _stretches(self, told: Instructions) -> Iterator[list[np.ndarray]]:
@@ -179,20 +193,35 @@ class Client:
     def _step(self, sgd: SingleCopySGD, batch: tuple[Tensor, Tensor], observe: bool) -> float:
         inputs, labels = self.continual.extend(*batch)
         with sgd.step(observe):
-            loss = self._loss(self.skeleton.model(inputs), labels)
-            value = loss.item()
-            if not math.isfinite(value):
-                raise RunFailed(f"the loss became {value} in step {sgd.steps + 1}: lower clients.local.lr")
+            loss = F.cross_entropy(self.skeleton.model(inputs), labels)
+            value = _finite(loss, sgd)
             loss.backward()  # type: ignore[no-untyped-call]
         return value
 
-    def _loss(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """Return the mean loss of the samples that are worth it."""
-        if not self.samples.chooses:
-            return F.cross_entropy(logits, labels)
-        losses = F.cross_entropy(logits, labels, reduction="none")
-        chosen = self.samples.choose(losses.detach())
-        return losses.mean() if chosen is None else losses[chosen].mean()
+    def _filtered_step(
+        self, sgd: SingleCopySGD, batch: tuple[Tensor, Tensor], observe: bool, session: Session, tally: _Tally
+    ) -> list[float]:
+        """Train on the samples that are worth it; return the mean loss of those that went forward, nothing if none did.
+
+        Without a sample that is worth it nothing moves.
+        """
+        inputs, labels = self.continual.extend(*batch)
+        tally.seen += len(labels)
+        if (passing := session.screen(inputs)) is not None:
+            inputs, labels = inputs[passing], labels[passing]
+        if not len(labels):
+            return []
+        tally.forward[len(labels)] += 1
+        with sgd.step(observe):
+            # A sample's loss is the mean over its places, if a model answers for more than one.
+            losses = F.cross_entropy(self.skeleton.model(inputs), labels, reduction="none").view(len(labels), -1).mean(1)
+            value = _finite(losses.detach().mean(), sgd)
+            chosen = session.choose(losses.detach())
+            worth = losses if chosen is None else losses[chosen]
+            if len(worth):
+                worth.mean().backward()  # type: ignore[no-untyped-call]
+                tally.trained, tally.steps = tally.trained + len(worth), tally.steps + 1
+        return [value]
 
     def _adapt(self, seen: Mapping[str, LayerStatistics], told: Instructions, generator: torch.Generator) -> None:
         """Lay new grids, between two stretches, where other bits are asked for or the weights have outgrown theirs."""
@@ -207,6 +236,34 @@ class Client:
 
     def _widths(self) -> tuple[int, ...]:
         return tuple(layer.weight.bits for _, layer in sorted(self.skeleton.quantised.layers.items()))
+
+
+@dataclass
+class _Tally:
+    """What was done so far: the batches that went forward by size, and what `Filtered` counts."""
+
+    forward: Counter[int] = field(default_factory=Counter)
+    seen: int = 0
+    trained: int = 0
+    steps: int = 0
+
+    def __add__(self, other: _Tally) -> _Tally:
+        sums = self.seen + other.seen, self.trained + other.trained, self.steps + other.steps
+        return _Tally(self.forward + other.forward, *sums)
+
+    @property
+    def filtered(self) -> Filtered:
+        return Filtered(seen=self.seen, trained=self.trained, steps=self.steps)
+
+    def segment(self, bits: tuple[int, ...], session: Session | None) -> Segment:
+        return Segment(bits=list(bits), batches=dict(self.forward), filtered=self.filtered if session else None)
+
+
+def _finite(loss: Tensor, sgd: SingleCopySGD) -> float:
+    value = loss.item()
+    if not math.isfinite(value):
+        raise RunFailed(f"the loss became {value} in step {sgd.steps + 1}: lower clients.local.lr")
+    return value
 
 
 def channels_last(images: Tensor) -> Tensor:
@@ -237,8 +294,11 @@ def _check_finite(model: QuantisedModel) -> None:
 
 
 def _reply(
-    model: QuantisedModel, report: TrainReport | EvaluateReport, told: Instructions, message: bytes, segments: int = 0
+    model: QuantisedModel,
+    report: TrainReport | EvaluateReport,
+    told: Instructions,
+    message: bytes,
+    room: int,
 ) -> bytes:
     reply_to = ReplyTo(round=told.round, client=told.client, digest=digest_of(message))
-    room = report_room(model.weights, segments)
     return to_bytes(model, {"report": report.model_dump(mode="json"), "reply_to": reply_to.model_dump()}, room)

@@ -6,6 +6,7 @@ its name, the round and the client, so a run with faults is as repeatable as one
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Annotated
 
@@ -14,6 +15,7 @@ from flwr.clientapp.typing import ClientAppCallable, Mod
 from pydantic import ConfigDict, Field
 
 from fedapt.clients.app import answer, payload
+from fedapt.clients.client import Client
 from fedapt.clients.instructions import read_instructions
 from fedapt.clients.link import sent_from
 from fedapt.clients.malicious import turned
@@ -98,7 +100,7 @@ def drawn(chance: float, seed: int, fault: str, *indices: int) -> bool:
     return bool(chance and numpy_stream(seed, f"faults:{fault}", *indices).random() < chance)
 
 
-def faulty(faults: Faults) -> Mod:
+def faulty(faults: Faults, client_of: Callable[[Context], Client]) -> Mod:
     """Return a mod that lets faults happen to the training of whichever client a message is for."""
 
     def mod(message: Message, context: Context, call_next: ClientAppCallable) -> Message:
@@ -121,6 +123,7 @@ def faulty(faults: Faults) -> Mod:
         if factor == 1 and not spoil:
             return reply
         end, header = from_bytes(payload(reply))
+        start = part.of(start) if (part := client_of(context).skeleton.part) else start
         origin = replace(start, weights=sent_from(start.weights, told.link))
         changed = end if factor == 1 else turned(origin, end, factor)
         return answer(message, to_bytes(_spoilt(changed) if spoil else changed, header))

@@ -11,10 +11,13 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, FiniteFloat, ValidationError
 
 from fedapt.clients.adaptation import Adaptation, Width
+from fedapt.clients.backward import SentBackward
 from fedapt.clients.link import Link
+from fedapt.clients.samples.filter import Filter, Filtered
 from fedapt.errors import DamagedData
 from fedapt.options import Options
 from fedapt.quant import GridOptions, Rounding
+from fedapt.quant.treatment import Scheme
 
 Share = Annotated[FiniteFloat, Field(ge=0, le=1)]
 # Python's numbers have no end, and one of more than 4300 digits cannot even be written into a sentence.
@@ -26,6 +29,7 @@ class Instructions(Options):
     """One client's work in one round; `seed`, `round` and `client` key its random streams.
 
     copies: bits of the copy that is computed with, for layers that keep a float master; frozen: modules that are not trained;
+    backward: the method by which the others are, None for the client's own;
     adaptation: how the client moves its own layers' bits within the round, None if it does not; link: how the model crosses;
     most_steps: after how many steps it stops, None if it trains on all batches of all epochs.
     """
@@ -41,9 +45,15 @@ class Instructions(Options):
     proximal_mu: FiniteFloat = Field(default=0.0, ge=0)
     copies: dict[str, Width] = Field(default_factory=dict)
     frozen: list[str] = Field(default_factory=list)
+    backward: SentBackward | None = None
     adaptation: Adaptation | None = None
     link: Link = Field(default_factory=Link)
     most_steps: int | None = Field(default=None, ge=1)
+
+    @property
+    def scheme(self) -> Scheme:
+        """Which layers train, and how."""
+        return Scheme(tuple(self.frozen), self.backward)
 
     def batches(self, samples: int) -> dict[int, int]:
         """Return the sizes of the batches that a client with so many samples trains on, by size and how many of them."""
@@ -61,6 +71,10 @@ class Instructions(Options):
     def most_segments(self, samples: int) -> int:
         """Return at how many sets of widths a client with so many samples can train; 0 if it adapts none and reports none."""
         return -(-sum(self.batches(samples).values()) // self.adaptation.every) if self.adaptation else 0
+
+    def longest_report(self, samples: int, chooses: Filter) -> tuple[tuple[int, int], ...] | None:
+        """Return what `report_room` wants to know of the sample filter of a client with so many samples."""
+        return chooses.longest(min(self.batch, samples), sum(self.batches(samples).values()))
 
 
 def read_instructions(header: Mapping[str, Any]) -> Instructions:
@@ -89,17 +103,28 @@ class LayerReport(Options):
     clip_share: Share
 
 
+def _is_none(value: object) -> bool:
+    return value is None
+
+
 class Segment(Options):
-    """What was trained at one set of widths. bits: one for each layer, in the order of their names; batches: as in the report."""
+    """What was trained at one set of widths. bits: one for each layer, in the order of their names; the rest as in the report."""
 
     bits: list[Width]
     batches: dict[Whole, Whole]
+    filtered: Filtered | None = Field(default=None, exclude_if=_is_none)
+
+
+def steps_of(part: Segment | TrainReport) -> int:
+    """Return after how many batches the weights moved."""
+    return part.filtered.steps if part.filtered else sum(part.batches.values())
 
 
 class TrainReport(Options):
     """What a client says about its training.
 
-    batches: the sizes of the batches it trained on, by size and how many of them; segments: the same by the layers' widths, of a
+    batches: the sizes of the batches that went forward, by size and how many of them; filtered: what became of them, of a client
+    with a sample filter, left out by any other; segments: the same by the layers' widths, of a
     client that adapted them; layers: since it did so last, or in the last epoch; relative_error: squared error of what it sent,
     relative to what it stands for, of a client that compressed its upload; samples: different ones that it trained on.
     """
@@ -110,7 +135,13 @@ class TrainReport(Options):
     train_loss: FiniteFloat | None
     layers: dict[str, LayerReport]
     segments: list[Segment] = Field(default_factory=list)
+    filtered: Filtered | None = Field(default=None, exclude_if=_is_none)
     relative_error: FiniteFloat | None = Field(default=None, ge=0)
+
+    @property
+    def steps(self) -> int:
+        """After how many batches the weights moved."""
+        return steps_of(self)
 
 
 class EvaluateReport(Options):

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from fedapt.options import Options
 from fedapt.quant import HIGHEST_BITS, LOWEST_BITS, FloatWeight, GridOptions, quantise_tensor
+from fedapt.quant.parts import Part, Slice
 from fedapt.quant.weight import Weight
 
 UPLOAD_GRID = GridOptions(granularity="channel", range="symmetric", headroom=1.0)
@@ -64,17 +65,30 @@ class Link(Options):
 class Compressor:
     """A client's upload in one round.
 
-    start: the weights as they came, by layer, of which the values are kept if the change is sent; lost: what compression has lost
-    before, by layer, shaped like the weights; it is written anew if the link has error feedback, and empty at first.
+    start: the weights as they came, by layer, of which the values are kept if the change is sent; part: what of them is sent,
+    None for all; lost: what compression has lost before, by layer and shaped like whole weights, as the part may be another in
+    each round; it is written anew if the link has error feedback, and empty at first.
     """
 
-    def __init__(self, link: Link, start: Mapping[str, Weight], lost: dict[str, Tensor], generator: torch.Generator) -> None:
+    def __init__(
+        self,
+        link: Link,
+        start: Mapping[str, Weight],
+        lost: dict[str, Tensor],
+        generator: torch.Generator,
+        part: Part | None = None,
+    ) -> None:
         self._link, self._lost, self._generator = link, lost, generator
-        kept = start if link.sends_compressed_delta else {}
+        self._slices: Mapping[str, Slice | None] = part.weights if part else {}
+        kept = (part.of_weights(start) if part else start) if link.sends_compressed_delta else {}
         self._start = {layer: weight.dequantise().clone() for layer, weight in kept.items()}
+        self._shapes = {layer: start[layer].shape for layer in kept}
 
     def compress(self, end: Mapping[str, Weight]) -> tuple[dict[str, Weight], float | None]:
-        """Return what is sent of the layers, and the squared error of it, relative to what it stands for; None if it is exact."""
+        """Return what is sent, and the squared error of it, relative to what it stands for; None if it is exact.
+
+        end: the part of the layers that is sent.
+        """
         if self._link.bits is None:
             return dict(end), None
         sent: dict[str, Weight] = {}
@@ -86,7 +100,7 @@ class Compressor:
             missing = meant.sub_(sent[layer].dequantise())
             error += float(missing.square().sum(dtype=torch.float64))
             if self._link.error_feedback:
-                self._lost[layer] = missing
+                self._keep(layer, missing)
         return sent, error / length if length else 0.0
 
     def _meant(self, layer: str, end: Weight) -> Tensor:
@@ -94,7 +108,19 @@ class Compressor:
         if not self._link.sends_compressed_delta:
             return end.dequantise().clone()
         meant = self._start.pop(layer).neg_().add_(end.dequantise())
-        return meant.add_(self._lost[layer]) if layer in self._lost else meant
+        if layer not in self._lost:
+            return meant
+        some = self._slices.get(layer)
+        return meant.add_(some.of(self._lost[layer]) if some else self._lost[layer])
+
+    def _keep(self, layer: str, missing: Tensor) -> None:
+        """Keep what was lost of a layer; what is not sent this time keeps what it lost before."""
+        some = self._slices.get(layer)
+        if some is None:
+            self._lost[layer] = missing
+            return
+        lost = self._lost.setdefault(layer, torch.zeros(self._shapes[layer]))
+        lost.index_copy_(some.dim, torch.tensor(some.places), missing)
 
 
 def sent_from(start: Mapping[str, Weight], link: Link) -> dict[str, Weight]:

@@ -8,8 +8,10 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable
 
 from fedapt.clients.adaptation import Adaptation
+from fedapt.clients.backward.rule import Backward
 from fedapt.clients.instructions import Instructions, LayerReport, ReplyTo, TrainReport
 from fedapt.clients.link import Link
+from fedapt.clients.samples.filter import Filtered
 from fedapt.quant.grid import HIGHEST_BITS
 from fedapt.quant.wire import DIGEST_DIGITS, room_of
 
@@ -19,16 +21,18 @@ LONGEST_NUMBER = 10**24
 MOST_BATCH_SIZES = 2
 
 
-def instructions_room(names: Collection[str], adapted: Collection[str] = ()) -> int:
+def instructions_room(names: Collection[str], adapted: Collection[str] = (), backward: Backward | None = None) -> int:
     """Return the room for instructions.
 
-    names: of all modules of which there may be a copy, or that may be frozen; adapted: of layers whose bits the client adapts.
+    names: of all modules of which there may be a copy, or that may be frozen; adapted: of layers whose bits the client adapts;
+    backward: the method that it is sent in place of its own, if any.
     """
     worst = _numbers(Instructions.model_fields) | {
         "rounding": "stochastic",
         "grid": {"granularity": "channel", "range": "symmetric", "headroom": LONGEST_NUMBER},
         "copies": dict.fromkeys(names, HIGHEST_BITS),
         "frozen": list(names),
+        "backward": backward and backward.model_dump(),
         "link": _numbers(Link.model_fields) | {"down": "stochastic", "send": "delta", "rounding": "stochastic"},
     }
     if adapted:
@@ -37,18 +41,27 @@ def instructions_room(names: Collection[str], adapted: Collection[str] = ()) -> 
     return room_of({"instructions": worst})
 
 
-def report_room(layers: Collection[str], segments: int = 0) -> int:
+def report_room(layers: Collection[str], segments: int = 0, longest: Collection[tuple[int, int]] | None = None) -> int:
     """Return the room for a report and what it replies to. That of an evaluation is shorter.
 
-    layers: the quantised ones; segments: how many there may be, `Instructions.most_segments`.
+    layers: the quantised ones; segments: how many there may be, `Instructions.most_segments`;
+    longest: of a client with a sample filter, `Filter.longest`.
     """
     batches = {str(LONGEST_NUMBER + size): LONGEST_NUMBER for size in range(MOST_BATCH_SIZES)}
-    worst = _numbers(TrainReport.model_fields) | {
-        "kind": "trained",
-        "batches": batches,
-        "layers": {layer: _numbers(LayerReport.model_fields) for layer in layers},
-        "segments": [{"bits": [HIGHEST_BITS] * len(layers), "batches": batches}] * segments,
-    }
+    filtered: dict[str, object] = {}
+    if longest is not None:
+        batches = {str(size): count for size, count in longest}
+        filtered = {"filtered": _numbers(Filtered.model_fields)}
+    worst = (
+        _numbers(name for name in TrainReport.model_fields if name != "filtered")
+        | filtered
+        | {
+            "kind": "trained",
+            "batches": batches,
+            "layers": {layer: _numbers(LayerReport.model_fields) for layer in layers},
+            "segments": [{"bits": [HIGHEST_BITS] * len(layers), "batches": batches} | filtered] * segments,
+        }
+    )
     return room_of({"report": worst, "reply_to": _numbers(ReplyTo.model_fields) | {"digest": "0" * DIGEST_DIGITS}})
 
 

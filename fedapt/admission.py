@@ -16,8 +16,9 @@ import numpy as np
 import torch
 from pydantic import Field, ValidationError
 
-from fedapt.clients.instructions import EvaluateReport, ReplyTo, TrainReport
+from fedapt.clients.instructions import EvaluateReport, ReplyTo, Segment, TrainReport
 from fedapt.clients.rooms import report_room
+from fedapt.clients.samples.filter import Filter, Filtered
 from fedapt.errors import DamagedData
 from fedapt.options import Options
 from fedapt.quant import FLOAT_BITS, LOWEST_BITS, CodedWeight
@@ -66,6 +67,8 @@ def admit_size(task: Task, message: bytes, reply: bytes, start: QuantisedModel) 
             count = start.weights[layer].shape.numel()
             most += packed_size(count, bits) - packed_size(count, start.weights[layer].bits)
         most += report_room(start.weights, task.instructions.most_segments(task.samples))
+    if (longest := task.instructions.longest_report(task.samples, task.filter)) is not None:
+        most += report_room(start.weights, task.instructions.most_segments(task.samples), longest)
     if (width := task.instructions.link.bits) is not None:
         shapes = [weight.shape for weight in start.weights.values()]
         most += sum(packed_size(shape.numel(), width) + SCALE_BYTES * shape[0] + REPORT_BYTES_A_LAYER for shape in shapes)
@@ -97,10 +100,10 @@ def admit_samples(task: Task, report: TrainReport) -> None:
 def admit_batches(task: Task, report: TrainReport) -> None:
     """A client trains at most on what it was told to."""
     told = task.instructions
-    planned = told.batches(task.samples)
+    planned, most_samples = task.planned, task.filter.forwarded(told.batch)
     for size, count in report.batches.items():
-        if not 1 <= size <= told.batch or count < 1:
-            raise DamagedData(f"reports {count} batches of {size} samples, asked for were batches of up to {told.batch}")
+        if not 1 <= size <= most_samples or count < 1:
+            raise DamagedData(f"reports {count} batches of {size} samples, asked for were batches of up to {most_samples}")
     steps, most_steps = sum(report.batches.values()), sum(planned.values())
     if steps > most_steps:
         raise DamagedData(f"reports {steps} steps, at most {most_steps} were asked for")
@@ -123,10 +126,46 @@ def admit_segments(task: Task, report: TrainReport) -> None:
     for segment in report.segments:
         if len(segment.bits) != len(highest) or any(np.greater(segment.bits, highest)):
             raise DamagedData(f"reports training at {segment.bits} bits, at most {highest} were allowed")
-        if min(segment.batches.values(), default=0) < 1:
+        # A filter may take nothing between two adaptations.
+        if min(segment.batches.values(), default=int(not task.filter.exact)) < 1:
             raise DamagedData(f"reports no step at {segment.bits} bits")
     if sum((Counter(segment.batches) for segment in report.segments), Counter[int]()) != report.batches:
         raise DamagedData("reports other batches than those at all its widths together")
+
+
+def admit_filtered(task: Task, report: TrainReport) -> None:
+    """A client with a sample filter says what became of its batches, within what the filter can have done; no other does."""
+    parts: tuple[TrainReport | Segment, ...] = (report, *report.segments)
+    for part in parts:
+        if task.filter.takes_all and part.filtered is not None:
+            raise DamagedData("reports what a sample filter took, and was not asked to filter")
+        if not task.filter.takes_all and part.filtered is None:
+            raise DamagedData("reports nothing of its sample filter")
+        if part.filtered is not None:
+            _admit_filtered(task.filter, part.batches, part.filtered)
+    if report.filtered is None:
+        return
+    if report.filtered.seen > (most_seen := sum(size * count for size, count in task.asked.items())):
+        raise DamagedData(f"reports a filter that saw {report.filtered.seen} samples, at most {most_seen} were asked for")
+    for name in Filtered.model_fields if report.segments else ():
+        if getattr(report.filtered, name) != sum(getattr(segment.filtered, name) for segment in report.segments):
+            raise DamagedData(f"reports another number of {name} than at all its widths together")
+
+
+def _admit_filtered(chooses: Filter, batches: Mapping[int, int], filtered: Filtered) -> None:
+    forward, most = sum(size * count for size, count in batches.items()), chooses.most(batches)
+    if filtered.seen < forward:
+        raise DamagedData(f"reports {forward} samples that went forward of {filtered.seen} that its filter saw")
+    if chooses.exact and (filtered.trained, filtered.steps) != (most.trained, most.steps):
+        raise DamagedData(
+            f"reports that {filtered.trained} samples went backward in {filtered.steps} steps, its filter takes {most.trained} in"
+            f" {most.steps}"
+        )
+    if not filtered.steps <= min(most.steps, filtered.trained) or filtered.trained > most.trained * bool(filtered.steps):
+        raise DamagedData(
+            f"reports that {filtered.trained} samples went backward in {filtered.steps} steps, at most {most.trained} in"
+            f" {most.steps} were possible"
+        )
 
 
 def admit_loss(task: Task, report: TrainReport) -> None:
@@ -143,6 +182,8 @@ def admit_statistics(task: Task, report: TrainReport) -> None:
     for name, layer in report.layers.items():
         if task.bits.get(name, FLOAT_BITS) == FLOAT_BITS:
             raise DamagedData(f"reports on a coded layer {name}, of which the model has none")
+        if task.part and name not in task.part.weights:
+            raise DamagedData(f"reports how layer {name} learned, and it was not asked to train it")
         if layer.gavg > LARGEST_GAVG:
             raise DamagedData(f"reports a gavg of {layer.gavg:g} in {name}, at most {LARGEST_GAVG:g} is plausible: lower lr")
 
@@ -157,12 +198,13 @@ def admit_relative_error(task: Task, report: TrainReport) -> None:
 
 
 def admit_names(task: Task, start: QuantisedModel, end: QuantisedModel) -> None:
-    """The same tensors come back."""
+    """The tensors that train come back, and no others."""
+    why = "the client was not asked to train it" if task.part else "the model has none of that name"
     for sent, back in ((set(start.weights), set(end.weights)), (set(start.floats), set(end.floats))):
         if missing := sorted(sent - back):
             raise DamagedData(f"{missing[0]} is missing from the reply")
         if extra := sorted(back - sent):
-            raise DamagedData(f"{extra[0]} came back, and the model has none of that name")
+            raise DamagedData(f"{extra[0]} came back, and {why}")
 
 
 def admit_bits(task: Task, start: QuantisedModel, end: QuantisedModel) -> None:
@@ -205,7 +247,7 @@ def admit_norm(task: Task, norm: float) -> None:
         raise DamagedData(reason)
 
 
-TRAIN_RULES = (admit_samples, admit_batches, admit_segments, admit_loss, admit_statistics, admit_relative_error)
+TRAIN_RULES = (admit_samples, admit_batches, admit_segments, admit_filtered, admit_loss, admit_statistics, admit_relative_error)
 MODEL_RULES = (admit_names, admit_bits, admit_shapes)
 
 
@@ -245,7 +287,7 @@ def check_report(task: Task, report: Report) -> Report:
 
 
 def admit_model(task: Task, start: QuantisedModel, end: QuantisedModel) -> None:
-    """Raise DamagedData unless what came back is the model that was sent, with other numbers."""
+    """Raise DamagedData unless what came back is what was sent of the part that trains, `start`, with other numbers."""
     for rule in MODEL_RULES:
         rule(task, start, end)
 
@@ -256,7 +298,8 @@ def admit_update(
     """Return the update by parameter name, float32, and what is remarkable about it, or "".
 
     It is what came back, dequantised, minus what its link counts from: the start as the client got it, the global model `arrays`,
-    or nothing where a compressed change came back. start: the layers that were sent as codes; floats are sent as they are.
+    or nothing where a compressed change came back. start: the layers that were sent as codes; floats are sent as they are. Of
+    arrays and start what trains is given, and no more.
     """
     link, before = task.instructions.link, dict(arrays)
     if link.sends_compressed_delta:

@@ -136,6 +136,28 @@ def check(
     check_scenario(loaded, output, json)
 
 
+@app.command(epilog="Examples: [bold]fedapt plan noniid[/]  ·  [bold]fedapt plan my.yaml --json plans.json[/]")
+def plan(
+    scenario: Annotated[str, typer.Argument(help="A scenario file, or the name of a packaged one, such as `noniid`.")],
+    overrides: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Replace a value of the scenario.")
+    ] = None,
+    json: Annotated[Path | None, typer.Option("--json", help="Write it as JSON too; - prints nothing else.")] = None,
+    plugin: Plugins = None,
+) -> None:
+    """Show what each kind of device would train in its first round, layer by layer: bits, weights that train, what is kept.
+
+    A scheme that the server searches is searched here too, and a pretraining that is not done yet is done.
+    """
+    _load(plugin)
+    from fedapt.scenario import load_scenario
+
+    loaded = load_scenario(scenario, overrides or [])
+    from fedapt.report.plan import show_plans
+
+    show_plans(loaded, json)
+
+
 @app.command(epilog="Example: [bold]fedapt resume runs/noniid-20261120-181500[/]")
 def resume(
     run: Annotated[Path, typer.Argument(help="A run folder.")],

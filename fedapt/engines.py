@@ -31,9 +31,13 @@ def open_gateway(
     transport: Transport | None = None,
     on_outcome: Callable[[Outcome], None] = lambda outcome: None,
     session: RaySession | None = None,
+    meanwhile: Callable[[], None] = lambda: None,
 ) -> Gateway:
-    """Open the door to the clients: through `transport` or through Ray if they are given, else in this process."""
-    carried = transport or open_transport(scenario.engine, enrolment, session)
+    """Open the door to the clients: through `transport` or through Ray if they are given, else in this process.
+
+    meanwhile: called when clients have been given to Ray's workers, and nothing is to be done but wait for them.
+    """
+    carried = transport or open_transport(scenario.engine, enrolment, session, meanwhile)
     given = (carried, enrolment.participants, enrolment.wishes, scenario.seed)
     named: dict[str, Any] = {
         "linear": scenario.strategy.linear,
@@ -57,7 +61,9 @@ def begin(engine: Engine, transport: Transport | None = None) -> AbstractContext
     return RaySession(None if engine.address else usable_cores(), engine.address)
 
 
-def open_transport(engine: Engine, enrolment: Enrolment, session: RaySession | None = None) -> Transport:
+def open_transport(
+    engine: Engine, enrolment: Enrolment, session: RaySession | None = None, meanwhile: Callable[[], None] = lambda: None
+) -> Transport:
     """Start what carries tasks to clients; raises SetupError if something for it is not installed."""
     keep_memory()
     workshop = replace(enrolment.workshop, device=device_of(engine))
@@ -81,12 +87,13 @@ def open_transport(engine: Engine, enrolment: Enrolment, session: RaySession | N
         session=session,
         player=None if workshop.faults.crash or workshop.faults.hang else workshop.open(),
         grouping=grouping,
+        meanwhile=meanwhile,
     )
 
 
 def device_of(engine: Engine) -> str:
     """Return the device that batches of clients are trained on; raises SetupError if it is not there."""
-    if engine.device == "cpu" or engine.batch_clients == 1:
+    if not engine.wants_gpu:
         return "cpu"
     found = torch.cuda.is_available()
     if engine.device == "cuda" and not found:

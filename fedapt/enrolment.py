@@ -7,8 +7,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
+from torch import nn
 
 from fedapt.admission import Admission
+from fedapt.clients.backward.lending import lenders
+from fedapt.clients.backward.rule import GlobalModel
 from fedapt.clients.faulty import slowed
 from fedapt.cost.host import available_bytes
 from fedapt.cost.ledger import LedgerRow
@@ -23,11 +26,12 @@ from fedapt.fleet import Group
 from fedapt.grid.batteries import Batteries, Battery
 from fedapt.grid.messages import Messages
 from fedapt.grid.participant import Participant
+from fedapt.grid.visit import Arrays
 from fedapt.grid.wishes import Wishes
 from fedapt.grid.workshop import ClientMethod, Workshop
 from fedapt.models import build
 from fedapt.quant import OperandWidths, quantisable
-from fedapt.quant.skeleton import float_arrays
+from fedapt.quant.skeleton import Skeleton, float_arrays
 from fedapt.scenario import Scenario
 from fedapt.seeding import numpy_stream
 
@@ -47,15 +51,20 @@ class Enrolment:
     group_of: Sequence[int]
 
 
-def enrol(scenario: Scenario, federation: Federation) -> Enrolment:
-    """Enrol the clients that have samples and whose device can hold the model; raises ScenarioError if there are none."""
-    _require_room(scenario, federation)
+def enrol(scenario: Scenario, federation: Federation, start: Arrays | None = None) -> Enrolment:
+    """Enrol the clients that have samples and whose device can hold the model; raises ScenarioError if there are none.
+
+    start: the global model before the first round, the model's own first weights unless given.
+    """
+    require_room(scenario, federation)
     model = build(scenario.model, federation.data_shape, scenario.seed)
+    arrays = start or {name: values.numpy() for name, values in float_arrays(model).items()}
     wishes = Wishes(quantisable(model))
-    messages = Messages.of({name: values.shape for name, values in float_arrays(model).items()}, quantisable(model))
+    messages = Messages.of({name: values.shape for name, values in arrays.items()}, quantisable(model))
+    known = _global_model(scenario, federation, arrays)
     groups, group_of, faults = scenario.clients.groups, scenario.group_of_clients(), scenario.faults
     methods = [_method_of(group) for group in groups]
-    costs = [_cost_model(scenario, federation, group, method) for group, method in zip(groups, methods, strict=True)]
+    costs = [_cost_model(scenario, federation, group, method, known) for group, method in zip(groups, methods, strict=True)]
 
     @functools.cache
     def example(number: int, slowdown: float) -> Participant:
@@ -81,7 +90,7 @@ def enrol(scenario: Scenario, federation: Federation) -> Enrolment:
     return Enrolment(participants, tuple(refused), wishes, batteries, workshop, groups, group_of)
 
 
-def _require_room(scenario: Scenario, federation: Federation) -> None:
+def require_room(scenario: Scenario, federation: Federation) -> None:
     """Raise ScenarioError for a model that this machine cannot hold: the system would kill the process without a word."""
     with torch.device("meta"):
         weights = sum(values.numel() for values in build(scenario.model, federation.data_shape, scenario.seed).parameters())
@@ -97,16 +106,26 @@ def _method_of(group: Group) -> ClientMethod:
     return ClientMethod(method.backward, method.samples, method.continual, OperandWidths(method.activations, method.errors))
 
 
-def _cost_model(scenario: Scenario, federation: Federation, group: Group, method: ClientMethod) -> CostModel:
+def _global_model(scenario: Scenario, federation: Federation, arrays: Arrays) -> GlobalModel:
+    def factory() -> nn.Module:
+        return build(scenario.model, federation.data_shape, scenario.seed)
+
+    modules = Skeleton(factory).modules
+    return GlobalModel(factory, arrays, modules, federation.shape, federation.train.vocabulary, scenario.seed)
+
+
+def _cost_model(scenario: Scenario, federation: Federation, group: Group, method: ClientMethod, model: GlobalModel) -> CostModel:
+    method.samples.require(federation.shape, federation.train.dtype)
     workloads = Workloads(
-        lambda: build(scenario.model, federation.data_shape, scenario.seed),
+        model.build,
         federation.shape,
         federation.train.dtype,
-        method.backward.rule(),
+        method.backward,
         method.operands,
-        method.backward.ops,
         group.method.precision.master,
         group.method.precision.grid,
+        begin=method.backward.begin(model),
+        lend=lenders(method.backward, model, pretrained=scenario.pretrain is not None),
     )
     return CostModel(workloads, load_profile(group.profile), scenario.energy_table)
 
@@ -129,6 +148,7 @@ def _participant(group: Group, cost: CostModel, messages: Messages, admission: A
         messages=messages,
         admission=admission,
         link=group.method.link,
+        filter=group.method.samples,
     )
 
 

@@ -16,11 +16,14 @@ from fedapt import __version__
 from fedapt.record.files import write_whole
 from fedapt.record.tables import as_json, read_json
 
-EXACT = ("fedapt", "torch", "flwr", "numpy", "threads", "cpu_capability")
+EXACT = ("fedapt", "torch", "flwr", "numpy", "threads", "cpu_capability", "gpu")
 
 
-def environment(scenario_yaml: str = "") -> dict[str, Any]:
-    """Return versions, threads, the CPU, the command, and the digest of the resolved scenario."""
+def environment(scenario_yaml: str = "", *, gpu: bool = False) -> dict[str, Any]:
+    """Return versions, threads, the CPU, the command, and the digest of the resolved scenario.
+
+    gpu: whether to name the GPU too, None if there is none; asking for its name takes hold of it.
+    """
     import torch
 
     return {
@@ -30,6 +33,7 @@ def environment(scenario_yaml: str = "") -> dict[str, Any]:
         "cpu": _cpu_model(),
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
         "cpus": os.cpu_count(),
+        **({"gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None} if gpu else {}),
         "platform": platform.platform(),
         "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
         "scenario_sha256": hashlib.sha256(scenario_yaml.encode()).hexdigest(),
@@ -38,7 +42,7 @@ def environment(scenario_yaml: str = "") -> dict[str, Any]:
 
 def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     """Return a phrase for each thing that may change the bits of a run and is not as it was."""
-    changed = [f"{name} was {before.get(name)}, is {now[name]}" for name in EXACT if before.get(name) != now[name]]
+    changed = [f"{name} was {before.get(name)}, is {now.get(name)}" for name in EXACT if before.get(name) != now.get(name)]
     if before.get("scenario_sha256") != now["scenario_sha256"]:
         changed.append("scenario.yaml was edited")
     return changed

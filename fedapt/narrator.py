@@ -12,7 +12,9 @@ from typing import Self
 
 from fedapt.enrolment import Enrolment
 from fedapt.grid.visit import Outcome
+from fedapt.pretrained import Origin
 from fedapt.record.files import explained
+from fedapt.report.figures import pretraining_words
 from fedapt.report.terminal import Display
 from fedapt.scenario import Scenario
 
@@ -68,6 +70,12 @@ class Narrator:
         reasons = Counter(f"{row.group}: {row.reason}" for row in enrolment.refused)
         for reason, count in reasons.items():
             self.display.warning(f"{count} of {len(enrolment.group_of)} clients cannot take part: {reason}")
+
+    def pretrained(self, origin: Origin) -> None:
+        """Say what the model begins with."""
+        words = pretraining_words(origin)
+        self.display.pretrained(words)
+        self._log.info("%s", words)
 
     def resumed(self, done: int, rounds: int, problem: str) -> None:
         """Say after which round a run goes on, and why not after a later one."""

@@ -21,6 +21,7 @@ import numpy as np
 from fedapt import __version__
 from fedapt.cost.ledger import ClientRecord, LedgerRow, RoundRecord
 from fedapt.errors import DamagedData, SetupError
+from fedapt.pretrained import FILE as PRETRAINED
 from fedapt.record.commits import MANIFEST, STATE, Commits, check, digest_of, manifest, verified
 from fedapt.record.crash_points import CrashPoint, crash_point
 from fedapt.record.files import append, explained, write_whole
@@ -54,6 +55,7 @@ model.safetensors  the final global model, in fp32           safetensors.numpy.l
 summary.json       the figures of the final screen; without it the run was killed
 report.html        the same as a page with plots; needs no network
 run.log            what happened
+pretrained.safetensors   what the model was before the first round, where the scenario has it pretrained
 rounds/            one folder a round, until all rounds are played: its ledger, and of the newest ones the model and all that
                    `fedapt resume` needs to go on to the same bits
 manifest.json      sizes and SHA-256 of the files above; written last, when all rounds were played
@@ -151,7 +153,8 @@ class RunFolder:
         """Write the manifest of a run that has played all its rounds, and remove the folder of rounds."""
         crash_point(CrashPoint.REPORT)
         with explained(self.path):
-            files = {name: digest_of(self.path / name) for name in LISTED}
+            names = [*LISTED, *([PRETRAINED] if (self.path / PRETRAINED).exists() else [])]
+            files = {name: digest_of(self.path / name) for name in names}
         write_whole(self.path / MANIFEST, manifest(files))
         crash_point(CrashPoint.COMPLETE)
         self.commits.remove()

@@ -1,7 +1,8 @@
 """One run from scenario to results: the story of fedapt.
 
 Each round the strategy addresses a cohort through the Gateway, gets updates back, and makes the next global model; the round is
-committed, with its ledger and all that the next one needs, before the next one begins. A run that was ended goes on from there.
+committed, with its ledger and all that the next one needs, before any client of the next one has answered. A run that was ended
+goes on from there.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -21,13 +23,14 @@ from fedapt.cost.ledger import LedgerRow, RoundRecord
 from fedapt.data import load
 from fedapt.deploy.local_superlink import run_on_superlink
 from fedapt.engines import begin, open_gateway
-from fedapt.enrolment import Enrolment, enrol
+from fedapt.enrolment import Enrolment, enrol, require_room
 from fedapt.environment import environment
 from fedapt.errors import CannotResume, DamagedData, FedaptError
 from fedapt.evaluation import UNKNOWN, Evaluator
 from fedapt.grid.gateway import Gateway, Transport
 from fedapt.models import build
 from fedapt.narrator import Narrator
+from fedapt.pretraining import pretrained
 from fedapt.quant.skeleton import float_arrays
 from fedapt.quorum import Quorum
 from fedapt.record.checkpoint import Checkpoint
@@ -58,7 +61,7 @@ def run(scenario: Scenario, root: Path, display: Display, stopper: Stopper, tran
     with in_use(folder.path):
         torch.set_num_threads(scenario.engine.threads)
         text = dump_scenario(scenario)
-        folder.write_start(text, environment(text))
+        folder.write_start(text, environment(text, gpu=scenario.engine.wants_gpu))
         play(scenario, folder, display, stopper, transport)
     return folder.path
 
@@ -83,14 +86,26 @@ def play(
         seat = Seat(scenario.strategy)
         state, problem = folder.recover() if resumed else (None, "")
         federation = load(scenario.data, scenario.clients.count, scenario.seed)
-        enrolment = enrol(scenario, federation)
-        narrator.enrolled(enrolment)
+        require_room(scenario, federation)
         model = build(scenario.model, federation.data_shape, scenario.seed)
-        evaluator = Evaluator(scenario.model, federation.test, federation.classes, scenario.engine.threads)
-        cohorts = Cohorts(scenario, enrolment)
-        gateway = open_gateway(scenario, enrolment, cohorts, transport, narrator.outcome, session)
         start = {name: values.numpy() for name, values in float_arrays(model).items()}
-        story = Story(scenario, seat, gateway, enrolment, cohorts, evaluator, folder, narrator, stopper, start)
+        if scenario.pretrain:
+            begun = pretrained(scenario, federation, start, folder.path, display.pretraining)
+            narrator.pretrained(begun.origin)
+            start = begun.arrays
+        enrolment = enrol(scenario, federation, start)
+        narrator.enrolled(enrolment)
+        evaluator = Evaluator(
+            scenario.model,
+            federation.test,
+            federation.classes,
+            scenario.engine.threads,
+            channels_last=scenario.engine.channels_last,
+        )
+        cohorts = Cohorts(scenario, enrolment)
+        gateway = open_gateway(scenario, enrolment, cohorts, transport, narrator.outcome, session, lambda: story.settle())
+        parts = (scenario, seat, gateway, enrolment, cohorts, evaluator, folder, narrator, stopper, start)
+        story = Story(*parts, commits_later=session is not None)
         try:
             if resumed:
                 story.take_up(state, problem)
@@ -106,8 +121,22 @@ def play(
         story.finish()
 
 
+class _Played(NamedTuple):
+    """A round that is not committed yet: what is written, of which nothing changes any more, and the results at its end."""
+
+    record: RoundRecord
+    rows: Sequence[LedgerRow]
+    state: Mapping[str, bytes]
+    arrays: Arrays
+    client_scores: Mapping[int, EvaluateReport]
+
+
 class Story:
-    """The rounds of one run, and what is known of them so far. arrays: the global model before the first round."""
+    """The rounds of one run, and what is known of them so far.
+
+    arrays: the global model before the first round. commits_later: the gateway calls `settle` once the clients of the next round
+    are at work, which need not wait for the disk.
+    """
 
     def __init__(
         self,
@@ -121,6 +150,8 @@ class Story:
         narrator: Narrator,
         stopper: Stopper,
         arrays: Arrays,
+        *,
+        commits_later: bool,
     ) -> None:
         self._scenario, self._gateway, self._enrolment = scenario, gateway, enrolment
         self._evaluator, self._folder, self._stopper = evaluator, folder, stopper
@@ -129,8 +160,12 @@ class Story:
         self._quorum = Quorum(scenario.failures, scenario.strategy)
         self._totals, self._standings, self._cohorts = Totals(), Standings(), cohorts
         self._records: list[RoundRecord] = []
-        self._client_scores: dict[int, EvaluateReport] = {}
-        self._arrays = arrays
+        self._client_scores: Mapping[int, EvaluateReport] = {}
+        self._committed_scores: Mapping[int, EvaluateReport] = {}
+        self._arrays, self._clock_s = arrays, 0.0
+        self._committed_arrays = arrays
+        self._commits_later = commits_later
+        self._played: _Played | None = None
 
     def take_up(self, state: Mapping[str, bytes] | None, problem: str) -> None:
         """Go on after the committed rounds, the newest of which left this state; raises CannotResume if it does not fit."""
@@ -149,7 +184,8 @@ class Story:
         shapes = {name: values.shape for name, values in self._arrays.items()}
         if {name: values.shape for name, values in checkpoint.model.items()} != shapes:
             raise CannotResume(f"{self._folder.path} holds another model than the {self._scenario.model.kind} of its scenario.")
-        self._arrays = dict(checkpoint.model)
+        self._arrays = self._committed_arrays = dict(checkpoint.model)
+        self._clock_s = self._records[-1].clock_s
         self._seat.restore(checkpoint.strategy)
         self._enrolment.wishes.learned.update(checkpoint.wishes)
         self._enrolment.batteries.level_j.update(checkpoint.batteries)
@@ -157,10 +193,10 @@ class Story:
             self._gateway.restore(checkpoint.gateway)
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise DamagedData(f"{self._folder.path}: what its clients were at cannot be read ({error})") from None
-        self._client_scores = dict(checkpoint.scores)
+        self._client_scores = self._committed_scores = dict(checkpoint.scores)
 
     def play(self) -> None:
-        """Play all rounds that are not committed yet."""
+        """Play all rounds that are not committed yet, and commit them."""
         for number in range(len(self._records), self._scenario.rounds):
             began, wish = time.monotonic(), dict(self._wish())
             asked, start_s = self._open_round(number)
@@ -175,14 +211,14 @@ class Story:
             record = round_record(number, rows, *score, wish, asked, time_s=lasted_s, clock_s=start_s + lasted_s, wall_s=wall_s)
             self._enrolment.batteries.pass_round(rows, lasted_s + self._scenario.clients.batteries.between_rounds_s)
             crash_point(CrashPoint.TRAINED)
-            with self._stopper.held():
-                self._commit(arrays, record, rows)
+            self._close_round(arrays, record, rows)
             self._quorum.check(number, rows)
+        self.settle()
 
     def _open_round(self, number: int) -> tuple[int, float]:
         """Show the strategy its clients; return how many are asked, and when, in simulated time, the round begins."""
         clients, clock, participants = self._scenario.clients, self._scenario.clock, self._enrolment.participants
-        start_s = self._records[-1].clock_s + clients.batteries.between_rounds_s if self._records else 0.0
+        start_s = self._clock_s + clients.batteries.between_rounds_s if number else 0.0
         if isinstance(clock, Asynchronous):
             self._gateway.open_round(number, list(participants), start_s)
             return clients.per_round, start_s
@@ -228,21 +264,34 @@ class Story:
         first = next(iter(self._enrolment.participants.values()))
         return self._enrolment.wishes.of(first.policy, first.client).bits
 
-    def _commit(self, arrays: Arrays, record: RoundRecord, rows: Sequence[LedgerRow]) -> None:
-        self._folder.commit_round(record, rows, self._checkpoint(arrays).files(), self._scenario.keep.models)
-        self._arrays = arrays
-        self._totals.add(rows)
-        self._standings.add(rows)
+    def _close_round(self, arrays: Arrays, record: RoundRecord, rows: Sequence[LedgerRow]) -> None:
+        """Keep what the round has come to, to be committed as it stands now, and let it count for the next one."""
+        self.settle()
+        self._played = _Played(record, rows, self._checkpoint(arrays, record.round).files(), arrays, self._client_scores)
+        self._arrays, self._clock_s = arrays, record.clock_s
         self._cohorts.add(rows)
         self._quorum.count(rows)
-        self._remember(record)
-        self._display.round_done(record)
+        if not self._commits_later:
+            self.settle()
+
+    def settle(self) -> None:
+        """Commit the round that is not committed yet, if there is one; raises DamagedData."""
+        if self._played is None:
+            return
+        with self._stopper.held():
+            (record, rows, state, arrays, scores), self._played = self._played, None
+            self._folder.commit_round(record, rows, state, self._scenario.keep.models)
+            self._committed_arrays, self._committed_scores = arrays, scores
+            self._totals.add(rows)
+            self._standings.add(rows)
+            self._remember(record)
+            self._display.round_done(record)
 
     def _remember(self, record: RoundRecord) -> None:
         """Keep what the summary needs of a round; its widths by layer are in rounds.csv."""
         self._records.append(replace(record, wish_bits={}))
 
-    def _checkpoint(self, arrays: Arrays) -> Checkpoint:
+    def _checkpoint(self, arrays: Arrays, number: int) -> Checkpoint:
         strategy, obstacle = None, ""
         try:
             strategy = self._seat.state()
@@ -251,7 +300,7 @@ class Story:
                 f"the strategy {self._scenario.strategy.kind} cannot be resumed: its {error}, which is not saved;"
                 " give it state_dict() and load_state_dict()."
             )
-            if not self._records:
+            if number == 0:
                 self._narrator.warning(obstacle)
         enrolment = self._enrolment
         return Checkpoint(
@@ -266,11 +315,12 @@ class Story:
 
     def finish(self) -> None:
         """Write the results of the rounds that were committed, and the report."""
+        self.settle()
         if not self._records:
             return
-        clients = self._standings.records(self._enrolment, self._client_scores)
-        summary = self._totals.summarise(self._records, clients)
-        self._folder.finish(self._arrays, clients, summary)
+        clients = self._standings.records(self._enrolment, self._committed_scores)
+        summary = self._totals.summarise(self._records, clients, channels_last=self._scenario.engine.channels_last)
+        self._folder.finish(self._committed_arrays, clients, summary)
         write_report(self._folder.path)
         if len(self._records) == self._scenario.rounds:
             self._folder.complete()

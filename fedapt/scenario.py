@@ -29,6 +29,7 @@ from fedapt.models import MODELS
 from fedapt.models.model import ModelOptions
 from fedapt.options import Options
 from fedapt.plugins.strategies import PluggedStrategies
+from fedapt.pretraining import Pretraining
 from fedapt.reading.explain import explain, suggest
 from fedapt.reading.one_of import OneOf
 from fedapt.reading.overrides import override, with_value
@@ -38,6 +39,8 @@ from fedapt.strategies import STRATEGIES
 from fedapt.strategies.strategy import StrategyOptions
 
 Share = Annotated[float, Field(ge=0, le=1)]
+DATA: list[KeyPath] = [(*block, key) for block in (("data",), ("pretrain", "on")) for key in ("source", "test")]
+WEIGHTS: KeyPath = ("pretrain", "file")
 TRACE: KeyPath = ("clients", "availability", "file")
 ADDRESS = re.compile(r"[^/\s]+:\d+")
 MOST_SUPERNODES = 16
@@ -77,6 +80,11 @@ class Engine(Options):
     max_attempts: int = Field(default=3, ge=1, description="how often a client is tried when its worker dies")
     task_timeout_s: float = Field(default=600.0, gt=0, description="seconds after which a silent worker is replaced")
     grace_s: float = Field(default=120.0, gt=0, description="seconds to wait for a worker when all are lost")
+
+    @property
+    def wants_gpu(self) -> bool:
+        """Whether clients are trained on a GPU, if there is one."""
+        return self.device != "cpu" and self.batch_clients != 1
 
     @field_validator("address")
     @classmethod
@@ -129,6 +137,9 @@ class Scenario(Options):
     rounds: int = Field(ge=1, le=10**6, description="how many rounds are trained")
     data: DataSpec = Field(description="which samples, and how they are dealt to the clients")
     model: Annotated[ModelOptions, OneOf(MODELS)] = Field(description="what is trained")
+    pretrain: Pretraining | None = Field(
+        default=None, description="what the model has learned before the first round, on the server; null: nothing"
+    )
     clients: Clients = Field(description="who takes part, and how they train")
     strategy: Annotated[StrategyOptions, OneOf(STRATEGIES, PluggedStrategies())] = Field(
         default="fedavg", validate_default=True, description="how the server aggregates"
@@ -145,6 +156,13 @@ class Scenario(Options):
     energy_table: Literal["linear", "horowitz", "bitops"] = Field(
         default="horowitz", description="energy of operations by their bits"
     )
+
+    @field_validator("pretrain")
+    @classmethod
+    def _on_data_that_make_sense(cls, pretrain: Pretraining | None, info: ValidationInfo) -> Pretraining | None:
+        if pretrain and pretrain.file is None and "data" in info.data:
+            pretrain.on.over(info.data["data"])
+        return pretrain
 
     @field_validator("engine")
     @classmethod
@@ -213,8 +231,8 @@ class Scenario(Options):
 def load_scenario(name_or_path: str, overrides: Sequence[str] = ()) -> Scenario:
     """Read a scenario file, or a packaged scenario by its name, with `key.path=value` settings laid over it.
 
-    Relative paths of data, profiles and traces become absolute: those in a file start at its folder, all others at the working
-    directory.
+    Relative paths of data, weights, profiles and traces become absolute: those in a file start at its folder, all others at the
+    working directory.
     Raises ScenarioError with one line for each thing that is wrong.
     """
     source, folder = find(name_or_path)
@@ -267,11 +285,11 @@ def _find(name_or_path: str) -> tuple[Source, Path]:
 
 
 def with_absolute_paths(source: Source, folder: Path) -> Source:
-    """Return the source with absolute paths of data, profiles and traces; what names no file stays as it is."""
+    """Return the source with absolute paths of data, weights, profiles and traces; what names no file stays as it is."""
     groups = value_at(source.data, ("clients", "groups"))
     boards: list[KeyPath] = [("clients", "groups", n, "profile") for n in range(len(groups) if isinstance(groups, list) else 0)]
     data = source.data
-    for path in [("data", "source"), ("data", "test"), *boards, TRACE]:
+    for path in [*DATA, *boards, TRACE, WEIGHTS]:
         text = value_at(data, path)
         base = Path.cwd() if math.isinf(source.value_place(path).line) else folder
         if isinstance(text, str) and _names_file(text, path, base):
@@ -280,7 +298,7 @@ def with_absolute_paths(source: Source, folder: Path) -> Source:
 
 
 def _names_file(text: str, path: KeyPath, base: Path) -> bool:
-    if path == TRACE:
+    if path in (TRACE, WEIGHTS):
         return bool(text)
     return text.endswith(YAML_SUFFIXES) if path[-1] == "profile" else is_path(text, base)
 

@@ -44,13 +44,13 @@ class Stopper:
 
     @contextmanager
     def held(self) -> Iterator[None]:
-        """Put a stop off until the end of the block."""
-        self._holding = True
+        """Put a stop that comes during the block off until its end."""
+        before, self._holding = self._received, True
         try:
             yield
         finally:
             self._holding = False
-        if self._received is not None:
+        if self._received is not None and before is None:
             raise Stopped(self._received)
 
     def _receive(self, number: int, frame: FrameType | None) -> None:

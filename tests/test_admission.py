@@ -22,6 +22,7 @@ from fedapt.clients.adaptation import Adaptation
 from fedapt.clients.app import answer, payload
 from fedapt.clients.instructions import EvaluateReport, Instructions
 from fedapt.clients.link import Link
+from fedapt.clients.samples import FILTERS
 from fedapt.cost.planner import Plan
 from fedapt.errors import DamagedData
 from fedapt.grid.exact_sum import ExactSum
@@ -665,3 +666,68 @@ def test_a_wide_upload_of_a_narrow_model_is_not_too_long():
     reply = to_bytes(quantise_arrays(arrays, {"fc": 16}, GridOptions(), "nearest", torch.Generator()), {})
     assert len(reply) > 5 * len(message)
     admit_size(wanted, message, reply, start)
+
+
+FILTERED = {
+    "loss_topk": {"batches": {"4": 2, "3": 2}, "filtered": {"seen": 14, "trained": 2 * 2 + 2 * 1, "steps": 4}},
+    "random": {"batches": {"2": 2, "1": 2}, "filtered": {"seen": 14, "trained": 6, "steps": 4}},
+    "instance_filter": {"batches": {"4": 1, "2": 2, "1": 1}, "filtered": {"seen": 14, "trained": 5, "steps": 3}},
+}
+
+
+def filtered(kind, told=TOLD, **report):
+    """Return the outcome of a reply of a client with this filter, of a third of seven samples in batches of four, twice."""
+    options = {} if kind == "all" else {"keep": 1 / 3}
+    wanted = replace(task(), instructions=told, filter=FILTERS[kind].model_validate({"kind": kind, **options}))
+    start, message = down(ARRAYS, wanted)
+    header = {"report": TRAINED | FILTERED.get(kind, {}) | report}
+    reply = to_bytes(start, header | {"reply_to": {"round": 3, "client": 5, "digest": digest_of(message)}})
+    return receive(ARRAYS, start, wanted, message, reply, None)
+
+
+@pytest.mark.parametrize("kind", FILTERED)
+def test_what_a_filter_can_have_done_is_admitted(kind):
+    outcome = filtered(kind)
+    assert (outcome.status, outcome.reason) == ("ok", "") and outcome.filtered == outcome.report.filtered
+    assert filtered(kind, batches={}, filtered={"seen": 0, "trained": 0, "steps": 0}, train_loss=None).status == "ok"
+
+
+COUNTS = {"seen": 14, "trained": 6, "steps": 4}
+
+
+@pytest.mark.parametrize(("kind", "report", "sentence"), [
+    ("loss_topk", {"filtered": COUNTS | {"trained": 5}},
+     "reports that 5 samples went backward in 4 steps, its filter takes 6 in 4"),
+    ("loss_topk", {"filtered": COUNTS | {"steps": 3}},
+     "reports that 6 samples went backward in 3 steps, its filter takes 6 in 4"),
+    ("loss_topk", {"filtered": COUNTS | {"seen": 13}}, "reports 14 samples that went forward of 13 that its filter saw"),
+    ("loss_topk", {"filtered": None}, "reports nothing of its sample filter"),
+    ("random", {"filtered": COUNTS | {"seen": 15}}, "reports a filter that saw 15 samples, at most 14 were asked for"),
+    ("random", {"batches": {"3": 2}}, "reports 2 batches of 3 samples, asked for were batches of up to 2"),
+    ("random", {"batches": {"2": 4}}, "reports training on 8 samples, at most 6 were asked for"),
+    ("instance_filter", {"filtered": COUNTS | {"trained": 10}},
+     "reports that 10 samples went backward in 4 steps, at most 9 in 4 were possible"),
+    ("instance_filter", {"filtered": COUNTS | {"trained": 3}},
+     "reports that 3 samples went backward in 4 steps, at most 9 in 4 were possible"),
+    ("instance_filter", {"filtered": COUNTS | {"steps": 5}},
+     "reports that 6 samples went backward in 5 steps, at most 9 in 4 were possible"),
+    ("instance_filter", {"filtered": COUNTS | {"steps": 0}},
+     "reports that 6 samples went backward in 0 steps, at most 9 in 4 were possible"),
+    ("all", {"filtered": COUNTS}, "reports what a sample filter took, and was not asked to filter"),
+])  # fmt: skip
+def test_what_a_filter_cannot_have_done_is_rejected(kind, report, sentence):
+    outcome = filtered(kind, **report)
+    assert (outcome.status, outcome.reason) == ("rejected", sentence)
+
+
+def test_what_a_filter_took_at_each_set_of_widths_adds_up():
+    parts = [
+        {"bits": [5], "batches": {"4": 1, "2": 2}, "filtered": {"seen": 8, "trained": 4, "steps": 2}},
+        {"bits": [6], "batches": {"1": 1}, "filtered": {"seen": 6, "trained": 1, "steps": 1}},
+    ]
+    assert filtered("instance_filter", ADAPTING, segments=parts).status == "ok"
+    nothing = {"bits": [7], "batches": {}, "filtered": {"seen": 0, "trained": 0, "steps": 0}}
+    assert filtered("instance_filter", ADAPTING, segments=[*parts, nothing]).status == "ok"
+    parts[1]["filtered"] = parts[1]["filtered"] | {"seen": 5}
+    outcome = filtered("instance_filter", ADAPTING, segments=parts)
+    assert outcome.reason == "reports another number of seen than at all its widths together"

@@ -25,3 +25,13 @@ def test_what_may_change_bits_is_named_and_nothing_else() -> None:
 
 def test_an_environment_without_versions_differs_in_all_of_them() -> None:
     assert len(differences({}, environment())) == 7
+
+
+def test_the_gpu_is_named_where_one_is_used_and_another_one_may_change_bits(monkeypatch) -> None:
+    assert "gpu" not in environment()
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "NVIDIA H200")
+    found = environment(gpu=True)
+    assert found["gpu"] == "NVIDIA H200"
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert differences(found, environment(gpu=True)) == ["gpu was NVIDIA H200, is None"]

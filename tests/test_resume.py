@@ -104,6 +104,24 @@ def test_a_run_killed_at_any_crash_point_is_resumed_to_the_same_bits(point: Cras
     assert_same(run, whole)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("point", [CrashPoint.TRAINED, CrashPoint.FILES_WRITTEN, CrashPoint.COMMITTED, CrashPoint.LEDGER])
+def test_a_run_killed_while_workers_play_the_next_round_is_resumed_to_the_same_bits(point: CrashPoint, tmp_path: Path) -> None:
+    # A client may crash, if only in theory: so the workers are waited for.
+    wanted = {"faults": {"crash": 1e-12}, "engine": {"kind": "ray", "workers": 1}}
+    run, status, printed = begin(
+        tmp_path, written(tmp_path, **wanted), FEDAPT_CRASH_AT=f"{point}#{2 if point in EVERY_ROUND else 1}"
+    )
+    assert status == -signal.SIGKILL, printed
+    # Of the second round nothing is written when it is trained, but when the third one is at work.
+    written_rounds = {CrashPoint.TRAINED: 1, CrashPoint.FILES_WRITTEN: 1, CrashPoint.COMMITTED: 2, CrashPoint.LEDGER: 3}
+    assert len(read_run(run).rounds) == written_rounds[point]
+    status, printed = fedapt(tmp_path, "resume", run)
+    assert status == 0, printed
+    (tmp_path / "inline").mkdir()
+    assert_same(run, begin(tmp_path / "inline", written(tmp_path, **wanted | {"engine": {"kind": "inline"}}))[0])
+
+
 @pytest.mark.parametrize("point", [CrashPoint.MANIFEST_WRITTEN, CrashPoint.COMMITTED, CrashPoint.LEDGER])
 def test_a_resumed_run_that_is_killed_as_well_is_resumed_to_the_same_bits(point: CrashPoint, killed: Path, whole: Path) -> None:
     status, printed = fedapt(killed.parent, "resume", killed, FEDAPT_CRASH_AT=point)

@@ -16,6 +16,18 @@ def test_a_signal_is_put_off_while_it_is_held():
     assert done == ["the block"]
 
 
+def test_a_stop_that_was_raised_is_not_raised_again():
+    done = []
+    with pytest.raises(Stopped), Stopper() as stopper:
+        try:
+            os.kill(os.getpid(), signal.SIGINT)
+        finally:
+            with stopper.held():
+                done.append("what is written in the end")
+            done.append("and after it")
+    assert len(done) == 2
+
+
 def test_a_signal_in_the_midst_of_compiled_code_is_a_stop_and_no_error():
     def returns_in_spite_of_an_exception():
         try:

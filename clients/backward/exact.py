@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
 from fedapt.clients.backward.rule import Backward
-from fedapt.quant import BackwardRule
+from fedapt.quant.treatment import Module, Treatment
 
 
 class Exact(Backward):
@@ -13,6 +14,6 @@ class Exact(Backward):
 
     kind: Literal["exact"] = "exact"
 
-    def rule(self) -> BackwardRule:
-        """Return the rule that computes what autograd would."""
-        return BackwardRule()
+    def treat(self, modules: Sequence[Module]) -> Mapping[str, Treatment]:
+        """Return no treatment: every layer trains as autograd would train it."""
+        return {}

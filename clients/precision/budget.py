@@ -18,7 +18,8 @@ No layer asks for less than `least_bits`: four cost nothing in our pilots, and t
 bit, relative to its channel's range, and all weights count alike: sensitivities learned from Gavg, N_l * e_l^2, were tried and
 lost, for embeddings most, whose rows have no gradient where a client lacks their words (Banking77, 4 bits on average: 84.3 %
 alike, 79 to 81 % by sensitivity). If the lowest bits do not fit, batches shrink, each applied at once because there is no
-room to accumulate, then the first layers freeze, and then the client is refused with the numbers.
+room to accumulate; then, of a pretrained model, the last convolutions' gradients are filtered; then only a part of the model
+trains, the scheme that the device has room for; then all but the head freezes; and then the client is refused with the numbers.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ HYSTERESIS = 1.25
 class Budget(Policy):
     """Bits from what each layer needs to learn, within what the device has."""
 
-    ladder: ClassVar[tuple[str, ...]] = ("bits", "micro_batch", "freeze")
+    ladder: ClassVar[tuple[str, ...]] = ("bits", "micro_batch", "filter", "sparse", "freeze")
 
     kind: Literal["budget"] = "budget"
     grid: GridOptions = Field(default=GridOptions(headroom=1.35), description="how codes are laid over the weights")

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
-
-from torch import Tensor
+from typing import Literal
 
 from fedapt.clients.samples.filter import Filter
 
 
 class All(Filter):
-    """Choose the whole batch."""
+    """Take the whole batch."""
 
     kind: Literal["all"] = "all"
-    chooses: ClassVar[bool] = False
 
-    def choose(self, losses: Tensor) -> Tensor | None:
-        """Return None: all samples."""
-        return None
+    @property
+    def takes_all(self) -> bool:
+        """True."""
+        return True

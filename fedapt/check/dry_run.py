@@ -43,8 +43,9 @@ class Nobody:
             self.tasks[task.client] = task
             participant, seen = self.participants[task.client], task.instructions.seen(task.samples)
             down, up = participant.message_lengths(task, corrected=task.correction is not None)
-            report = TrainReport(samples=seen, batches=task.planned, train_loss=None, layers={})
-            yield Outcome(task.client, "ok", report=report, downlink_bytes=down, uplink_bytes=up)
+            forward, filtered = task.filter.planned(task.asked)
+            report = TrainReport(samples=seen, batches=forward, train_loss=None, layers={}, filtered=filtered)
+            yield Outcome(task.client, "ok", report=report, filtered=filtered, downlink_bytes=down, uplink_bytes=up)
 
     def close(self) -> None:
         """There is nothing to stop."""

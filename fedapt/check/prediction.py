@@ -19,6 +19,7 @@ from fedapt.fleet import Group
 from fedapt.grid.participant import Participant
 from fedapt.grid.visit import Arrays, Task
 from fedapt.models import build
+from fedapt.pretraining import seconds_left
 from fedapt.quant.skeleton import float_arrays
 from fedapt.scenario import Scenario
 
@@ -103,7 +104,11 @@ class Caution:
 
 @dataclass(frozen=True)
 class Prediction:
-    """What a run would do. simulation_s: wall time here; failure: why the run would end early from the start, or ""."""
+    """What a run would do.
+
+    simulation_s: wall time here, with the pretraining_s before it, which are 0 if it is done and None if there is none.
+    failure: why the run would end early from the start, or "".
+    """
 
     name: str
     clients: int
@@ -113,6 +118,7 @@ class Prediction:
     first_round: Totals
     all_rounds: Totals
     simulation_s: float
+    pretraining_s: float | None
     workers: int
     room: Room
     warnings: tuple[Caution, ...]
@@ -147,6 +153,7 @@ class Facts:
     course: Course
     trial: Trial
     room: Room
+    pretraining_s: float | None
 
 
 def gather(scenario: Scenario, output: Path) -> Facts:
@@ -167,6 +174,7 @@ def gather(scenario: Scenario, output: Path) -> Facts:
         course(scenario, enrolment, first.rows),
         tried,
         room(scenario, federation, arrays, list(first.rows.values()), tried.workers, output),
+        seconds_left(scenario, federation) if scenario.pretrain else None,
     )
 
 
@@ -181,7 +189,8 @@ def predict(facts: Facts, warnings: Iterable[Caution]) -> Prediction:
         groups=tuple(_forecast(members, facts) for members in facts.members),
         first_round=_totals(records[:1]),
         all_rounds=_totals(records),
-        simulation_s=facts.trial.simulation_s(scenario, enrolment, facts.course.visits),
+        simulation_s=facts.trial.simulation_s(scenario, enrolment, facts.course.visits) + (facts.pretraining_s or 0.0),
+        pretraining_s=facts.pretraining_s,
         workers=facts.trial.workers,
         room=facts.room,
         warnings=tuple(warnings),

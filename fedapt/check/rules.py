@@ -13,6 +13,7 @@ from fedapt.cost.planner import Plan
 from fedapt.cost.projection import readable_bytes
 from fedapt.environment import usable_cores
 from fedapt.quant import FLOAT_BITS
+from fedapt.quant.treatment import WHOLE
 
 # Fixed bits below which updates that are not rounded stochastically are lost: 8x8 digits, methods.md section 1.
 ENOUGH_BITS = {"truncate": 10, "nearest": 8}
@@ -181,10 +182,10 @@ def single_samples(facts: Facts) -> Iterator[str]:
 def frozen_layers(facts: Facts) -> Iterator[str]:
     """What is frozen from random weights never learns."""
     for members in facts.members:
-        frozen = [client for client, task in members.tasks.items() if task.plan.frozen]
+        frozen = [client for client, task in members.tasks.items() if task.plan.scheme.frozen]
         if frozen:
             plan = members.tasks[frozen[0]].plan
-            hint, names = _way_out(members, frozen[0], replace(plan, frozen=())), ", ".join(plan.frozen)
+            hint, names = _way_out(members, frozen[0], replace(plan, scheme=WHOLE)), ", ".join(plan.scheme.frozen)
             yield f"{_of(len(frozen), len(members.clients))} of {members.name} would not train {names}: {hint}"
 
 
@@ -341,7 +342,7 @@ def _way_out(members: Members, client: int, better: Plan) -> str:
 
     def peak_bytes(plan: Plan) -> int:
         batch = min(plan.batch, task.samples)
-        return cost.training_cost(plan.bits, [batch], 0, 0, plan.frozen).memory.total_bytes
+        return cost.training_cost(plan.bits, [batch], 0, 0, plan.scheme).memory.total_bytes
 
     # What is resident beside the step, such as the start that FedProx keeps, is in the row.
     needed, budget = row.memory_bytes - peak_bytes(task.plan) + peak_bytes(better), participant.memory_budget_bytes

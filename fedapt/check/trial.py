@@ -19,7 +19,7 @@ from fedapt.grid.visit import Arrays, Outcome, Task
 from fedapt.scenario import Scenario
 
 FEW, MORE = 1, 5
-TEST_SAMPLES = 2 * BATCH
+TEST_SAMPLES = 10 * BATCH
 REPETITIONS = 3
 ENOUGH_S = 1.0
 
@@ -88,7 +88,7 @@ def _alike(enrolment: Enrolment, tasks: Mapping[int, Task]) -> list[list[int]]:
     kinds: dict[tuple[object, ...], list[int]] = {}
     for client, task in tasks.items():
         method = enrolment.groups[enrolment.group_of[client]].method
-        key = (method.model_dump_json(), *task.plan.bits.values(), task.plan.batch, task.plan.frozen)
+        key = (method.model_dump_json(), *task.plan.bits.values(), task.plan.batch, task.plan.scheme)
         kinds.setdefault(key, []).append(client)
     return list(kinds.values())
 
@@ -133,7 +133,9 @@ def _test_s(scenario: Scenario, federation: Federation, arrays: Arrays) -> float
     """Return the seconds of one evaluation of the global model."""
     test = federation.test
     some = replace(test, inputs=test.inputs[:TEST_SAMPLES], labels=test.labels[:TEST_SAMPLES])
-    evaluator = Evaluator(scenario.model, some, federation.classes, scenario.engine.threads)
+    evaluator = Evaluator(
+        scenario.model, some, federation.classes, scenario.engine.threads, channels_last=scenario.engine.channels_last
+    )
     part_s, _ = _timed(lambda: evaluator.score(arrays))
     return part_s * len(test.labels) / len(some.labels)
 

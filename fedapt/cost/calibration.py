@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from fedapt.cost.profiles import COEFFICIENTS
-from fedapt.cost.trace import Trace
+from fedapt.cost.trace import NOTHING, Spared, Trace
 from fedapt.errors import SetupError
 from fedapt.quant.grid import FLOAT_BITS
 
@@ -28,14 +28,18 @@ class Point:
     seconds: float
 
 
-def counts(trace: Trace, samples: int, steps: int) -> dict[str, float]:
-    """Return how often each coefficient of `Calibration` is paid in training on so many samples in so many steps."""
-    dense = grouped = convolutions = others = coded = 0
+def counts(trace: Trace, samples: int, steps: int, spared: Spared = NOTHING) -> dict[str, float]:
+    """Return how often each coefficient of `Calibration` is paid in training; arguments as in `Trace.macs`.
+
+    A batch after which nothing moves is charged for all its launches.
+    """
+    dense, grouped, convolutions, others, coded = spared.macs, 0, 0, 0, 0
     for layer in trace.layers:
+        macs = samples * layer.sample_macs - trace.not_backward(spared) * layer.backward_macs
         if layer.shape.groups > 1:
-            grouped += layer.sample_macs
+            grouped += macs
         else:
-            dense += layer.sample_macs
+            dense += macs
         if layer.shape.kind == "conv":
             convolutions += len(layer.ops)
         else:
@@ -45,10 +49,10 @@ def counts(trace: Trace, samples: int, steps: int) -> dict[str, float]:
         "step_s": steps,
         "convolution_launch_s": steps * convolutions,
         "other_launch_s": steps * others,
-        "dense_mac_s": samples * dense,
-        "grouped_mac_s": samples * grouped,
-        "activation_byte_s": trace.moved_activation_bytes(samples, steps),
-        "coded_weight_s": steps * coded,
+        "dense_mac_s": dense,
+        "grouped_mac_s": grouped,
+        "activation_byte_s": trace.moved_activation_bytes(samples, steps, spared),
+        "coded_weight_s": (steps - spared.steps) * coded,
     }
 
 

@@ -17,7 +17,7 @@ from typing import Literal
 
 from fedapt.cost.memory import training_memory
 from fedapt.cost.profiles import Profile
-from fedapt.cost.trace import LayerTrace, Trace
+from fedapt.cost.trace import BACKWARD, NOTHING, LayerTrace, Op, Spared, Trace
 from fedapt.quant.grid import FLOAT_BITS
 
 FP32_MAC_PJ = 3.7 + 0.9
@@ -75,12 +75,21 @@ def layer_energy(layer: LayerTrace, table: Table, account: Account = "weights") 
     """Return the fp32 MACs that cost as much as this layer: for each sample, which are its GEMMs, and for each step's update."""
     sample, step = 0.0, 0.0
     for op in layer.ops:
-        left, right = op.operand_bits(layer.operands) if account == "operands" else (op.weight_bits, op.weight_bits)
-        if op.kind == "update" and layer.has_copy:
-            left = FLOAT_BITS
-        macs = op.macs * table(left, right)
-        sample, step = (sample, step + macs) if op.kind == "update" else (sample + macs, step)
+        macs = _op_energy(op, layer, table, account)
+        sample, step = (sample, step + macs) if op.once else (sample + macs, step)
     return sample, step
+
+
+def backward_energy(layer: LayerTrace, table: Table, account: Account = "weights") -> float:
+    """Return the part of the samples' energy in `layer_energy` that is of the backward pass."""
+    return sum(_op_energy(op, layer, table, account) for op in layer.ops if op.kind in BACKWARD)
+
+
+def _op_energy(op: Op, layer: LayerTrace, table: Table, account: Account) -> float:
+    left, right = op.operand_bits(layer.operands) if account == "operands" else (op.weight_bits, op.weight_bits)
+    if op.kind == "update" and layer.has_copy:
+        left = FLOAT_BITS
+    return op.macs * table(left, right)
 
 
 def training_energy(
@@ -90,28 +99,31 @@ def training_energy(
     table: str = "horowitz",
     resident_bytes: int | None = None,
     account: Account = "weights",
+    spared: Spared = NOTHING,
 ) -> Energy:
     """Return the energy of training, without radio.
 
-    batches:        sizes of the batches that were trained, in samples.
+    batches:        sizes of the batches that went forward, in samples; spared: what of them did not go on.
     resident_bytes: peak memory, if more than the step itself is resident; it decides on the price of movement.
     """
     samples, steps = sum(batches), len(batches)
     if resident_bytes is None:
         resident_bytes = training_memory(trace, max(batches, default=0), packed=True).total_bytes
-    of_sample, of_step = _priced(trace, table, account)
-    macs = samples * of_sample + steps * of_step
+    of_sample, of_backward, of_step = _priced(trace, table, account)
+    # Where nothing is spared this is the sum of the other two, to the last bit.
+    macs = samples * of_sample - trace.not_backward(spared) * of_backward + (steps - spared.steps) * of_step + spared.macs
     return Energy(
         compute_j=macs * profile.fp32_mac_energy.value,
-        movement_j=trace.moved_bytes(samples, steps) * movement_price(profile, resident_bytes),
+        movement_j=trace.moved_bytes(samples, steps, spared) * movement_price(profile, resident_bytes),
     )
 
 
-def _priced(trace: Trace, table: str, account: Account) -> tuple[float, float]:
-    """Return the sums of `layer_energy` over the layers."""
+def _priced(trace: Trace, table: str, account: Account) -> tuple[float, float, float]:
+    """Return the sums over the layers of a sample's energy, of its backward pass, and of a step's update."""
     if (table, account) not in trace.priced:
         layers = [layer_energy(layer, TABLES[table], account) for layer in trace.layers]
-        trace.priced[table, account] = sum(sample for sample, _ in layers), sum(step for _, step in layers)
+        backward = sum(backward_energy(layer, TABLES[table], account) for layer in trace.layers)
+        trace.priced[table, account] = sum(sample for sample, _ in layers), backward, sum(step for _, step in layers)
     return trace.priced[table, account]
 
 

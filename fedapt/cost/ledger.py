@@ -16,6 +16,9 @@ class LedgerRow:
     layer_bits, mean_bits: at the end of training; it may have begun at others, and is charged for each step at those it had.
     choice: in words, the bits that were wished, and what the client's budget made of them; batch: of the round, in samples;
     batched_clients: how many were trained as one batch of tensors, this one among them, 0 if it was alone;
+    trained_weights: how many of the model's quantisable weights could move, and were to be sent back;
+    samples: different ones that were seen; steps: in which the weights moved; backward_samples: that went backward, each as often
+    as it did; spared_samples: that a sample filter kept from it;
     staleness: steps that the server took while the client was at work; it was asked in round `round - staleness`.
     energy_*_j: under the scenario's table (`energy_j` and its parts), under each table by the width of the weights alone, and
     under the scenario's table by both operands; battery_j: what was left before the round, None without a battery.
@@ -35,6 +38,7 @@ class LedgerRow:
     batch: int = 0
     batched_clients: int = 0
     frozen_layers: int = 0
+    trained_weights: int = 0
     train_loss: float | None = None
     layer_bits: list[int] = field(default_factory=list)
     mean_bits: float | None = None
@@ -42,6 +46,8 @@ class LedgerRow:
     underflow_share: list[float] = field(default_factory=list)
     clip_share: list[float] = field(default_factory=list)
     zero_update: bool = False
+    backward_samples: int = 0
+    spared_samples: int = 0
     macs: int = 0
     energy_j: float = 0.0
     energy_compute_j: float = 0.0

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from fedapt.cost.trace import GRID_BITS, LayerTrace, Trace
+from fedapt.quant.grid import FLOAT_BITS
 
 # What the client really keeps codes in: bytes up to 8 bits, uint16 above.
 CONTAINERS = (8, 16, 32)
@@ -75,6 +76,14 @@ def payload_bytes(layer: LayerTrace) -> int:
     if not layer.has_copy:
         return stored_bytes(layer)
     return FLOAT_BYTES * (layer.shape.weights + layer.shape.float_parameters)
+
+
+def sent_bytes(layer: LayerTrace) -> int:
+    """Return what an update of a layer takes in a message: of what `payload_bytes` counts, the part that trains."""
+    sent = layer.shape.backward
+    bits = FLOAT_BITS if layer.has_copy else layer.bits
+    scales = 0 if bits == FLOAT_BITS else sent.sent_scales
+    return -(-sent.sent_weights * bits // 8) + GRID_BYTES * scales + FLOAT_BYTES * sent.sent_floats
 
 
 def container(bits: int) -> int:

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -64,14 +64,15 @@ class Peaks:
     """The moments of a step by the smallest batch that they hold for; layers: those whose weights can hold codes."""
 
     layers: tuple[str, ...]
-    stages: dict[int, Moments]
+    stages: Mapping[int, Moments]
 
     def working_bytes(self, batch: int, coded: NDArray[np.bool_]) -> Array:
         """Return the peak of a step on a batch; coded: (..., layers), whether a layer holds codes; returns (...,)."""
-        if not batch or not self.stages:
-            return np.zeros(coded.shape[:-1])
-        stage = max((first for first in self.stages if first <= batch), default=min(self.stages))
-        return self.stages[stage].highest(batch, coded)
+        # From the nearest below to the smallest above: of a batch that the model refuses there are no moments.
+        for first in sorted(self.stages if batch else (), key=lambda first: (first > batch, abs(first - batch))):
+            if (moments := self.stages.get(first)) is not None:
+                return moments.highest(batch, coded)
+        return np.zeros(coded.shape[:-1])
 
 
 NO_PEAKS = Peaks((), {})
@@ -177,24 +178,51 @@ def _allocator() -> Iterator[list[int]]:
         changes += [event.cpu_memory_usage() for event in events if event.kind() == "memory_alloc"]
 
 
-def measure_peaks(layers: Mapping[str, QuantisedLayer], step: Callable[[int], None]) -> Peaks:
-    """Return the moments of a training step.
+class _Stages(Mapping[int, Moments]):
+    """The moments of each stage, measured when they are asked for; of a stage that the model refuses there are none."""
 
-    layers: the quantised layers of the model that is trained; step: trains on a batch of so many samples.
+    def __init__(self, layers: Mapping[str, QuantisedLayer], steps: Steps) -> None:
+        self._layers, self._steps = layers, steps
+        self._measured: dict[int, Moments | None] = {}
 
-    Raises ScenarioError if the step does other things for one batch than for a batch of one more.
-    """
-    stages = {}
-    for batches in STAGES:
+    def __iter__(self) -> Iterator[int]:
+        return iter(batches[0] for batches in STAGES)
+
+    def __len__(self) -> int:
+        return len(STAGES)
+
+    def __getitem__(self, first: int) -> Moments:
+        if first not in self._measured:
+            self._measured[first] = self._measure(next(batches for batches in STAGES if batches[0] == first))
+        moments = self._measured[first]
+        if moments is None:
+            raise KeyError(first)
+        return moments
+
+    def _measure(self, batches: tuple[int, ...]) -> Moments | None:
         try:
-            runs = [_events(layers, step, batch) for batch in batches]
+            with self._steps(batches) as step:
+                runs = [_events(self._layers, step, batch) for batch in batches]
         except ValueError:
             # Batch norm refuses a single sample, and so will the client.
             if batches == (1,):
-                continue
+                return None
             raise
-        stages[batches[0]] = _moments(tuple(layers), batches, runs)
-    return Peaks(tuple(layers), stages)
+        return _moments(tuple(self._layers), batches, runs)
+
+
+# Given the sizes of batches, gives a function that trains on one of so many samples, for as long as it is entered.
+Steps = Callable[[tuple[int, ...]], AbstractContextManager[Callable[[int], None]]]
+
+
+def measure_peaks(layers: Mapping[str, QuantisedLayer], steps: Steps) -> Peaks:
+    """Return the moments of a training step, each stage measured when it is first asked for.
+
+    layers: the quantised layers of the model that is trained.
+
+    Asked for, a stage raises ScenarioError if the step does other things for one batch than for a batch of one more.
+    """
+    return Peaks(tuple(layers), _Stages(layers, steps))
 
 
 def _events(layers: Mapping[str, QuantisedLayer], step: Callable[[int], None], batch: int) -> list[_Event]:

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import numpy as np
 
-from fedapt.cost.ladder import LADDER, Draft, halves
+from fedapt.cost.ladder import LADDER, Draft, Room, halves
 from fedapt.cost.peaks import Array
 from fedapt.cost.profiles import Profile
 from fedapt.cost.projection import NOISE, Chosen, Way, Widths, readable_bytes, readable_joules
-from fedapt.cost.trace import WIDTHS
+from fedapt.cost.trace import NOTHING, WIDTHS, Spared
 from fedapt.cost.workload import Workloads
 from fedapt.quant.grid import LOWEST_BITS
+from fedapt.quant.treatment import WHOLE, Scheme
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,8 @@ class Demand:
     overhead_bytes:  what a message has beyond codes, scales and float parameters, on average over the round's two.
     carriers:        how many of the two carry the model at the widths that are planned.
     at_least:        as `lowest`, by layer, where it is more.
+    screen:          what a sample filter makes of batches, by size and how many: those that go forward, at most, and what it
+                     spares them; None without one.
     """
 
     wish: Mapping[str, int]
@@ -49,6 +52,7 @@ class Demand:
     carriers: int = 2
     at_least: Mapping[str, int] = field(default_factory=dict)
     on_battery: bool = False
+    screen: Callable[[Mapping[int, int]], tuple[Mapping[int, int], Spared]] | None = None
 
     @property
     def extra_bytes(self) -> int:
@@ -66,14 +70,14 @@ class Plan:
 
     bits: dict[str, int]
     batch: int
-    frozen: tuple[str, ...] = ()
+    scheme: Scheme = WHOLE
     reason: str = ""
     highest: dict[str, int] = field(default_factory=dict)
 
     @cached_property
     def key(self) -> Hashable:
         """What equal plans share."""
-        return tuple(self.bits.items()), self.batch, self.frozen, self.reason, tuple(self.highest.items())
+        return tuple(self.bits.items()), self.batch, self.scheme, self.reason, tuple(self.highest.items())
 
 
 @dataclass(frozen=True)
@@ -99,12 +103,12 @@ class _Need:
 
 def plan(workloads: Workloads, profile: Profile, table: str, demand: Demand) -> Plan | Refusal:
     """Return the first draft down the demand's ladder that fits its budgets, at the widest widths that do, or a refusal."""
-    asked = _Budget(profile, table, demand, workloads.at().widths)
-    wish = closest = asked.closest(Draft(workloads, demand.batch))
-    for draft in _drafts(wish.draft, demand):
+    asked = _Budget(profile, table, demand, workloads.at(workloads.begin).widths)
+    wish = closest = asked.closest(asked.first(workloads))
+    for draft in _drafts(wish.draft, demand.ladder, asked.room):
         need = asked.closest(draft)
         if asked.excess(need) <= 1.0:
-            return Plan(asked.bits(need), draft.batch, draft.frozen, asked.reason(wish, need))
+            return Plan(asked.bits(need), draft.batch, draft.scheme, asked.reason(wish, need))
         closest = min(closest, need, key=asked.shortage)
     return asked.refusal(closest)
 
@@ -114,14 +118,15 @@ def wished_j(workloads: Workloads, profile: Profile, table: str, demand: Demand)
 
     With an energy budget of so much or more, `plan` returns what it returns without one.
     """
-    wish = _Budget(profile, table, demand, workloads.at().widths).closest(Draft(workloads, demand.batch))
+    asked = _Budget(profile, table, demand, workloads.at(workloads.begin).widths)
+    wish = asked.closest(asked.first(workloads))
     return wish.joules if wish.resident <= demand.memory_budget else math.inf
 
 
-def _drafts(draft: Draft, demand: Demand) -> Iterator[Draft]:
+def _drafts(draft: Draft, ladder: Sequence[str], room: Room) -> Iterator[Draft]:
     yield draft
-    for name in demand.ladder:
-        for cheaper in LADDER[name](draft, demand.batch):
+    for name in ladder:
+        for cheaper in LADDER[name](draft, room):
             yield cheaper
             draft = cheaper
 
@@ -134,6 +139,24 @@ class _Budget:
     table: str
     demand: Demand
     widths: Widths
+
+    def first(self, workloads: Workloads) -> Draft:
+        """Return the draft that a plan starts from: the whole wish, in the scheme that is searched for the device if one is."""
+        draft = Draft(workloads, self.demand.batch, workloads.begin)
+        own = workloads.lend.get("own")
+        lowered = replace(draft, lowered="bits" in self.demand.ladder)
+        scheme = own and own(workloads, self.room.device, lambda one: self._has_room(replace(lowered, scheme=one)))
+        return replace(draft, scheme=scheme) if scheme else draft
+
+    @cached_property
+    def room(self) -> Room:
+        """What the ladder's steps may know."""
+        demand = self.demand
+        device = (demand.memory_budget, min(demand.batch, demand.samples), demand.extra_bytes)
+        return Room(demand.batch, device, lambda draft: self.excess(self._down(draft, self._start)) <= 1.0)
+
+    def _has_room(self, draft: Draft) -> bool:
+        return self._down(draft, self._start).resident <= self.demand.memory_budget
 
     def closest(self, draft: Draft) -> _Need:
         """Return widths that fit both budgets with the least noise found, or else those that exceed them least.
@@ -201,8 +224,8 @@ class _Budget:
             given.append(f"{before:.3g} bits lowered to {after:.3g} on average")
         if need.draft.batch < wish.draft.batch:
             given.append(f"batches of {need.draft.batch} instead of {wish.draft.batch}")
-        if need.draft.frozen:
-            given.append(f"{_listed(need.draft.frozen)} frozen")
+        if need.draft.scheme != wish.draft.scheme:
+            given.append(need.draft.scheme.words)
         if not given:
             return ""
         causes = [f"{readable_bytes(self.demand.memory_budget)} of memory"] if wish.resident > self.demand.memory_budget else []
@@ -215,7 +238,7 @@ class _Budget:
         """Return the refusal of a demand of which `need` is the closest to fitting."""
         demand, draft = self.demand, need.draft
         how = f"at {self._mean_bits(need):.3g} bits on average, in batches of {draft.batch}"
-        how += f", with {_listed(draft.frozen)} frozen" if draft.frozen else ""
+        how += f", with {draft.scheme.words}" if draft.scheme.words else ""
         problems, ways_out = [], []
         joules = self._joules_at(need)
         if need.resident > demand.memory_budget:
@@ -239,17 +262,24 @@ class _Budget:
         return ""
 
     def _resident(self, draft: Draft, way: Way) -> Array:
-        return way.resident(min(draft.batch, self.demand.samples)) + self.demand.extra_bytes
+        batch = min(draft.batch, self.demand.samples)
+        if self.demand.screen:
+            batch = max(self.demand.screen({batch: 1})[0])
+        return way.resident(batch) + self.demand.extra_bytes
 
     def _joules(self, draft: Draft, way: Way, resident: Array) -> Array:
         """Return the energy of the round at every point of a way."""
         profile, saved = self.profile, way.widths.saved
-        samples, steps = self._samples_and_steps(draft)
+        samples, steps, spared = self._samples_and_steps(draft)
         of_sample, of_step = way.macs[self.table]
         activations = 2 * (samples * (saved.per_sample + saved.input_per_sample) + steps * saved.fixed)
+        activations -= spared.samples * (saved.per_sample + saved.input_per_sample)
         moved = (steps * way.moved_bytes + activations) * self._price(resident)
-        radio = self._message_bytes(way) * profile.radio_j_per_byte.value
-        return np.asarray((samples * of_sample + steps * of_step) * profile.fp32_mac_energy.value + moved + radio)
+        radio = self._message_bytes(draft, way) * profile.radio_j_per_byte.value
+        macs = samples * of_sample + steps * of_step
+        if spared != NOTHING:
+            macs = macs - spared.samples * way.backward_macs(self.table) + spared.macs
+        return np.asarray(macs * profile.fp32_mac_energy.value + moved + radio)
 
     def _joules_at(self, need: _Need) -> float:
         there = need.draft.workload.widths.way(need.chosen, need.chosen, self._minded, self.widths.payload)
@@ -258,19 +288,23 @@ class _Budget:
     def _messages_j(self, need: _Need) -> float:
         """Return the joules of a round's two messages, which neither samples nor epochs change."""
         there = need.draft.workload.widths.way(need.chosen, need.chosen, self._minded, self.widths.payload)
-        return float(self._message_bytes(there)[0] * self.profile.radio_j_per_byte.value)
+        return float(self._message_bytes(need.draft, there)[0] * self.profile.radio_j_per_byte.value)
 
-    def _message_bytes(self, way: Way) -> Array:
+    def _message_bytes(self, draft: Draft, way: Way) -> Array:
         """Return the length of a round's two messages together, at every point of a way."""
-        return np.asarray(self.demand.carriers * way.payload + 2 * self.demand.overhead_bytes)
+        sent = way.sent if self.demand.carriers == 2 else 0.0
+        lent = draft.scheme.backward.told_bytes if draft.scheme.backward else 0
+        return np.asarray(way.payload + sent + lent + 2 * self.demand.overhead_bytes)
 
     def _joules_by_layer(self, draft: Draft, resident: float) -> Array:
         """Return the joules of each layer at each width, but for what no width changes."""
         widths, profile = draft.workload.widths, self.profile
-        samples, steps = self._samples_and_steps(draft)
+        samples, steps, spared = self._samples_and_steps(draft)
         macs = samples * widths.macs_sample[self.table] + steps * widths.macs_step[self.table]
+        macs = macs - spared.samples * widths.macs_backward[self.table] if spared.samples else macs
         moved = steps * widths.moved_bytes * self._price(resident)
-        radio = self.demand.carriers * widths.payload * profile.radio_j_per_byte.value
+        sent = widths.sent if self.demand.carriers == 2 else 0.0
+        radio = (widths.payload + sent) * profile.radio_j_per_byte.value
         return np.asarray(macs * profile.fp32_mac_energy.value + moved + radio)
 
     @cached_property
@@ -292,9 +326,16 @@ class _Budget:
         on_chip, beyond = self.profile.on_chip_energy_j_per_byte.value, self.profile.dram_energy_j_per_byte.value
         return np.where(np.asarray(resident) <= self.profile.on_chip_memory.value, on_chip, beyond)
 
-    def _samples_and_steps(self, draft: Draft) -> tuple[int, int]:
+    def _samples_and_steps(self, draft: Draft) -> tuple[int, int, Spared]:
+        """Return how many samples go forward at most, in how many steps, and what of them is spared at least."""
         epochs, samples = self.demand.epochs, self.demand.samples
-        return epochs * samples, epochs * -(-samples // draft.batch)
+        if self.demand.screen is None:
+            return epochs * samples, epochs * -(-samples // draft.batch), NOTHING
+        whole, rest = divmod(samples, draft.batch)
+        counts = {draft.batch: epochs * whole, rest: epochs}
+        batches, spared = self.demand.screen({size: count for size, count in counts.items() if size and count})
+        spared = replace(spared, samples=0) if draft.workload.mixes else spared
+        return sum(size * count for size, count in batches.items()), sum(batches.values()), spared
 
     @property
     def _limit_j(self) -> float:
@@ -308,7 +349,3 @@ class _Budget:
     def _mean_bits(self, need: _Need) -> float:
         weights = np.where([name in self.demand.wish for name in self.widths.names], self.widths.weights, 0.0)
         return float(weights @ np.array(WIDTHS)[need.chosen]) / max(float(weights.sum()), 1.0)
-
-
-def _listed(names: tuple[str, ...]) -> str:
-    return f"`{names[0]}`" if len(names) == 1 else f"`{names[0]}` to `{names[-1]}`"

@@ -16,8 +16,8 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from fedapt.cost.energy import TABLES, layer_energy
-from fedapt.cost.memory import payload_bytes, stored_bytes
+from fedapt.cost.energy import TABLES, backward_energy, layer_energy
+from fedapt.cost.memory import payload_bytes, sent_bytes, stored_bytes
 from fedapt.cost.peaks import Array, Peaks
 from fedapt.cost.saved import SavedBytes
 from fedapt.cost.trace import WIDTHS, LayerTrace
@@ -35,17 +35,19 @@ MOST_WAYS = 256
 class Widths:
     """What each layer costs at each of `WIDTHS`; every array is (layers, widths).
 
-    stored: bytes between two steps; payload: bytes in a message; moved_bytes: of parameters, in a step.
-    macs_sample, macs_step: fp32 MACs of the same energy, by energy table.
+    stored: bytes between two steps; payload, sent: bytes in a message down and up; moved_bytes: of parameters, in a step.
+    macs_sample, macs_step: fp32 MACs of the same energy, by energy table; macs_backward: the part of a sample's backward pass.
     """
 
     names: list[str]
     weights: Array
     stored: Array
     payload: Array
+    sent: Array
     moved_bytes: Array
     macs_sample: dict[str, Array]
     macs_step: dict[str, Array]
+    macs_backward: dict[str, Array]
     saved: SavedBytes
     peaks: Peaks
     _ways: dict[bytes, Way] = field(default_factory=dict, init=False, repr=False)
@@ -62,9 +64,13 @@ class Widths:
             weights=np.array([float(row[0].shape.weights) for row in rows]),
             stored=np.array([[float(stored_bytes(at)) for at in row] for row in rows]),
             payload=np.array([[float(payload_bytes(at)) for at in row] for row in rows]),
+            sent=np.array([[float(sent_bytes(at)) for at in row] for row in rows]),
             moved_bytes=np.array([[at.moved_bits / 8 for at in row] for row in rows]),
             macs_sample={name: price[:, :, 0] for name, price in prices.items()},
             macs_step={name: price[:, :, 1] for name, price in prices.items()},
+            macs_backward={
+                name: np.array([[backward_energy(at, table) for at in row] for row in rows]) for name, table in TABLES.items()
+            },
             saved=saved,
             peaks=peaks,
         )
@@ -131,8 +137,13 @@ class Way:
 
     @cached_property
     def payload(self) -> Array:
-        """Bytes of a message at every point."""
+        """Bytes of a message with the model at every point."""
         return self.along(self.widths.payload)
+
+    @cached_property
+    def sent(self) -> Array:
+        """Bytes of an update at every point."""
+        return self.along(self.widths.sent)
 
     @cached_property
     def moved_bytes(self) -> Array:
@@ -143,6 +154,10 @@ class Way:
     def macs(self) -> dict[str, tuple[Array, Array]]:
         """By energy table, the fp32 MACs of the same energy of a sample and of a step, at every point."""
         return {table: (self.along(self.widths.macs_sample[table]), self.along(self.widths.macs_step[table])) for table in TABLES}
+
+    def backward_macs(self, table: str) -> Array:
+        """Return the part of a sample's MACs there that is of the backward pass, at every point."""
+        return self.along(self.widths.macs_backward[table])
 
     @cached_property
     def _stored(self) -> Array:

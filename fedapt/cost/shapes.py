@@ -32,6 +32,27 @@ class Op(Protocol):
 
 
 @dataclass(frozen=True)
+class Backpropagation:
+    """What the backward pass of one layer does, and what of the layer is sent back.
+
+    error_macs, weight_gradient_macs, saved_numbers: of one sample; saved_numbers: what the layer itself keeps of its input.
+    weights, floats:        how many of its weights and float parameters move in a step.
+    sent_weights, sent_scales, sent_floats: how many numbers of each kind an update has.
+    step_macs:              of once a step, whatever its batch, besides the update.
+    """
+
+    error_macs: int
+    weight_gradient_macs: int
+    saved_numbers: int
+    weights: int
+    floats: int
+    sent_weights: int
+    sent_scales: int
+    sent_floats: int
+    step_macs: int = 0
+
+
+@dataclass(frozen=True)
 class LayerShape:
     """One layer; all counts are of elements, MACs are forward and for one sample, element counts are for one sample.
 
@@ -40,6 +61,7 @@ class LayerShape:
     trainable_before: whether something before it is trained, so that its input needs a gradient.
     trainable:        whether its own parameters are trained; those of a layer that never runs are not.
     groups:           into how many a convolution divides its channels.
+    other:            what its backward pass does, if it is not exact backpropagation of all or of nothing.
     """
 
     name: str
@@ -53,6 +75,18 @@ class LayerShape:
     trainable_before: bool
     trainable: bool = True
     groups: int = 1
+    other: Backpropagation | None = None
+
+    @property
+    def backward(self) -> Backpropagation:
+        """What its backward pass does."""
+        if self.other is not None:
+            return self.other
+        error = self.macs if self.trainable_before else 0
+        if not self.trainable:
+            return Backpropagation(error, 0, 0, 0, 0, 0, 0, 0)
+        sent = self.weights, self.scales, self.float_parameters
+        return Backpropagation(error, self.macs, self.input_elements, self.weights, self.float_parameters, *sent)
 
 
 def layer_shapes(model: nn.Module, input_shape: tuple[int, ...], dtype: torch.dtype = torch.float32) -> tuple[LayerShape, ...]:
@@ -122,7 +156,7 @@ def _shape_of(name: str, module: nn.Module, inputs: list[Tensor], outputs: list[
     weights = math.prod(weight_shape) if weight_shape else 0
     floats = _own_floats(module) - (0 if hasattr(module, "op") else weights)
     macs = _macs(module, inputs, outputs) if outputs else 0
-    return LayerShape(
+    shape = LayerShape(
         name=name,
         kind=kind,
         weights=weights,
@@ -134,6 +168,37 @@ def _shape_of(name: str, module: nn.Module, inputs: list[Tensor], outputs: list[
         trainable_before=any(tensor.requires_grad for tensor in inputs),
         trainable=bool(outputs) and _is_trained(module),
         groups=int(getattr(getattr(module, "op", module), "groups", 1)),
+    )
+    other = _backward_of(module, shape, inputs, outputs)
+    return shape if other in {None, shape.backward} else replace(shape, other=other)
+
+
+def _backward_of(module: Any, shape: LayerShape, inputs: list[Tensor], outputs: list[Tensor]) -> Backpropagation | None:
+    """Return what the backward pass of one sample does with a module, None where that follows from the shape."""
+    trained = any(parameter.requires_grad for parameter in module.parameters(recurse=False))
+    buffers = sum(buffer.numel() for buffer in module.buffers(recurse=False) if buffer.is_floating_point())
+    if not hasattr(module, "op"):
+        return None if shape.trainable else replace(shape.backward, sent_floats=shape.float_parameters if trained else buffers)
+    if not outputs:
+        # It never runs, and what never runs is sent all the same.
+        return Backpropagation(0, 0, 0, 0, 0, shape.weights, shape.scales, shape.float_parameters) if module.trainable else None
+    weight_shape, x, y = tuple(module.weight.shape), tuple(inputs[0].shape), tuple(outputs[0].shape)
+    floats = shape.float_parameters if trained else 0
+    error = module.rule.error_macs(module.op, weight_shape, x, y) if shape.trainable_before else 0
+    if not module.trainable:
+        return Backpropagation(error, 0, 0, 0, floats, 0, 0, floats)
+    part = module.rule.part
+    sent = part.shape(weight_shape) if part else weight_shape
+    return Backpropagation(
+        error,
+        module.rule.weight_gradient_macs(module.op, weight_shape, x, y),
+        module.rule.saved_numbers(module.op, weight_shape, x),
+        module.rule.updated(weight_shape),
+        floats,
+        math.prod(sent),
+        sent[0] if shape.scales == weight_shape[0] else shape.scales,
+        floats,
+        module.rule.step_macs(weight_shape, shape.trainable_before),
     )
 
 
@@ -186,4 +251,21 @@ def _added(one: LayerShape, other: LayerShape) -> LayerShape:
         input_elements=one.input_elements + other.input_elements,
         output_elements=one.output_elements + other.output_elements,
         trainable_before=one.trainable_before or other.trainable_before,
+        other=_added_backward(one, other),
+    )
+
+
+def _added_backward(one: LayerShape, other: LayerShape) -> Backpropagation | None:
+    """Return what the backward pass does with two uses of a layer: one update, and the gradients of both."""
+    if one.other is None and other.other is None and one.trainable_before == other.trainable_before:
+        return None
+    first, second = one.backward, other.backward
+    return replace(
+        first,
+        error_macs=first.error_macs + second.error_macs,
+        weight_gradient_macs=first.weight_gradient_macs + second.weight_gradient_macs,
+        saved_numbers=first.saved_numbers + second.saved_numbers,
+        # Uses may choose other weights, but all of them only what is sent.
+        weights=min(first.weights + second.weights, first.sent_weights),
+        step_macs=first.step_macs + second.step_macs,
     )

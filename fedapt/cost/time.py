@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from fedapt.cost.calibration import counts, predicted_s
 from fedapt.cost.profiles import Profile
-from fedapt.cost.trace import Trace
+from fedapt.cost.trace import NOTHING, Spared, Trace
 
 
 @dataclass(frozen=True)
@@ -24,22 +24,22 @@ class Time:
         return self.compute_s + self.movement_s + self.radio_s
 
 
-def training_time(trace: Trace, batches: Sequence[int], profile: Profile) -> Time:
+def training_time(trace: Trace, batches: Sequence[int], profile: Profile, spared: Spared = NOTHING) -> Time:
     """Return the time of training, without radio; clients compute in fp32 whatever the width of the weights.
 
-    batches: sizes of the batches that were trained, in samples.
+    batches: sizes of the batches that went forward, in samples; spared: what of them did not go on.
 
     On a calibrated machine it is what its own steps took, and movement is what its activations cost; otherwise MACs and bytes
     over the profile's rates.
     """
     samples, steps = sum(batches), len(batches)
     if profile.calibration is not None:
-        work = counts(trace, samples, steps)
+        work = counts(trace, samples, steps, spared)
         movement_s = profile.calibration.activation_byte_s * work["activation_byte_s"]
         return Time(predicted_s(profile.calibration.coefficients, work) - movement_s, movement_s)
     return Time(
-        compute_s=trace.macs(samples, steps) / profile.fp32_macs_per_s.value,
-        movement_s=trace.moved_bytes(samples, steps) / profile.memory_bytes_per_s.value,
+        compute_s=trace.macs(samples, steps, spared) / profile.fp32_macs_per_s.value,
+        movement_s=trace.moved_bytes(samples, steps, spared) / profile.memory_bytes_per_s.value,
     )
 
 

@@ -1,11 +1,11 @@
 """What one training step does, layer by layer: the only thing that energy, time and memory are computed from.
 
-A method that computes gradients in another way (filtered, sparse, pruned) supplies other ops, and is charged for those.
+A method that computes gradients in another way (filtered, sparse, pruned) has other rules, and is charged for what they do.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Literal
@@ -24,19 +24,24 @@ FLOATS = OperandWidths()
 # A grid has a scale and a zero for each channel; an update reads the scale alone.
 SCALE_BITS = 32
 GRID_BITS = 64
+BACKWARD = frozenset({"error", "weight_gradient"})
 
 
 @dataclass(frozen=True)
 class Op:
     """One operation of a step. macs: for one sample; of an update, the parameters that it touches, once a step.
 
+    score: what chooses, once a step, which gradients are computed.
+
     weight_bits: of the layer's weights, which the papers take for the width of the whole operation.
+    saved_numbers: of one sample, what is kept of the layer's input for this operation.
     """
 
     layer: str
-    kind: Literal["forward", "error", "weight_gradient", "update"]
+    kind: Literal["forward", "error", "weight_gradient", "score", "update"]
     macs: int
     weight_bits: int
+    saved_numbers: int = 0
 
     def operand_bits(self, operands: OperandWidths) -> tuple[int, int]:
         """Return the widths of the two numbers that are really multiplied; an update multiplies a gradient, which is float."""
@@ -47,11 +52,30 @@ class Op:
                 return self.weight_bits, operands.errors
             case "weight_gradient":
                 return operands.activations, operands.errors
-            case "update":
+            case "score" | "update":
                 return self.weight_bits, FLOAT_BITS
 
+    @property
+    def once(self) -> bool:
+        """Whether it is done once a step, whatever the batch."""
+        return self.kind in {"score", "update"}
 
-OpsOf = Callable[[LayerShape, int], tuple[Op, ...]]
+
+@dataclass(frozen=True)
+class Spared:
+    """What a sample filter has spared of some training, and what it cost itself.
+
+    unseen: samples that did not go forward, which are not counted as samples of a batch at all; samples: that went forward and
+    not backward; steps: batches that went forward, and after which nothing moved; macs: of the filter itself, of floats.
+    """
+
+    unseen: int = 0
+    samples: int = 0
+    steps: int = 0
+    macs: int = 0
+
+
+NOTHING = Spared()
 
 
 @dataclass(frozen=True)
@@ -77,12 +101,17 @@ class LayerTrace:
     @cached_property
     def sample_macs(self) -> int:
         """MACs of one sample."""
-        return sum(op.macs for op in self.ops if op.kind != "update")
+        return sum(op.macs for op in self.ops if not op.once)
+
+    @cached_property
+    def backward_macs(self) -> int:
+        """MACs of one sample's backward pass."""
+        return sum(op.macs for op in self.ops if op.kind in BACKWARD)
 
     @cached_property
     def step_macs(self) -> int:
-        """MACs of one step's update, whatever its batch."""
-        return sum(op.macs for op in self.ops if op.kind == "update")
+        """MACs of one step's update, whatever its batch, and of what it is chosen by."""
+        return sum(op.macs for op in self.ops if op.once)
 
     @cached_property
     def moved_bits(self) -> int:
@@ -95,10 +124,15 @@ class LayerTrace:
         charge the first layer alike, although no error passes through it.
         """
         kinds = {op.kind for op in self.ops}
-        passes = ("forward" in kinds) + bool(kinds & {"error", "weight_gradient"})
-        held = self.shape.weights * self.bits + GRID_BITS * self.scales + FLOAT_BITS * self.shape.float_parameters
+        passes = ("forward" in kinds) + bool(kinds & BACKWARD)
+        held = self.held_bits
         updated = sum(op.macs * self._updated_bits(op) for op in self.ops if op.kind == "update")
-        return passes * held + updated + (SCALE_BITS * self.scales if "update" in kinds else 0)
+        return passes * held + updated + (SCALE_BITS * self.scales if self.shape.backward.weights and "update" in kinds else 0)
+
+    @cached_property
+    def held_bits(self) -> int:
+        """Bits of what the layer computes with: moved once in each pass."""
+        return self.shape.weights * self.bits + GRID_BITS * self.scales + FLOAT_BITS * self.shape.float_parameters
 
     def _updated_bits(self, op: Op) -> int:
         if self.has_copy and op.weight_bits == self.bits:
@@ -108,26 +142,45 @@ class LayerTrace:
 
 @dataclass(frozen=True)
 class Trace:
-    """One step of the whole model; see `SavedBytes` and `Peaks` for the bytes. priced: what `energy` has found out about it."""
+    """One step of the whole model; see `SavedBytes` and `Peaks` for the bytes.
+
+    mixes: whether a batch norm spreads the error of a sample over its batch: then all of it goes backward, or nothing.
+    priced: what `energy` has found out about it.
+    """
 
     layers: tuple[LayerTrace, ...]
     saved_bytes_per_sample: int
     saved_bytes_fixed: int
     input_bytes_per_sample: int
     peaks: Peaks = field(default=NO_PEAKS, compare=False)
-    priced: dict[tuple[str, str], tuple[float, float]] = field(default_factory=dict, init=False, compare=False, repr=False)
+    mixes: bool = field(default=False, compare=False)
+    priced: dict[tuple[str, str], tuple[float, float, float]] = field(default_factory=dict, init=False, compare=False, repr=False)
 
-    def macs(self, samples: int, steps: int) -> int:
-        """Return the MACs of training on so many samples in so many steps, updates included."""
-        return samples * self._sample_macs + steps * self._step_macs
+    def not_backward(self, spared: Spared) -> int:
+        """Return how many of the samples that went forward did not go backward."""
+        return 0 if self.mixes else spared.samples
 
-    def moved_bytes(self, samples: int, steps: int) -> float:
-        """Return the bytes of parameters and activations moved."""
-        return steps * self._moved_bits / 8 + self.moved_activation_bytes(samples, steps)
+    def macs(self, samples: int, steps: int, spared: Spared = NOTHING) -> int:
+        """Return the MACs of training on so many samples in so many steps, updates included.
 
-    def moved_activation_bytes(self, samples: int, steps: int) -> int:
-        """Return the part that no width changes: what is kept for the backward pass is written and read, an input read twice."""
-        return 2 * (samples * (self.saved_bytes_per_sample + self.input_bytes_per_sample) + steps * self.saved_bytes_fixed)
+        samples, steps: that went forward; spared: what of them did not go on.
+        """
+        backward = self._backward_macs * self.not_backward(spared)
+        return samples * self._sample_macs - backward + (steps - spared.steps) * self._step_macs + spared.macs
+
+    def moved_bytes(self, samples: int, steps: int, spared: Spared = NOTHING) -> float:
+        """Return the bytes of parameters and activations moved; arguments as in `macs`."""
+        parameters = (steps - spared.steps) * self._moved_bits / 8 + spared.steps * self._held_bits / 8
+        return parameters + self.moved_activation_bytes(samples, steps, spared)
+
+    def moved_activation_bytes(self, samples: int, steps: int, spared: Spared = NOTHING) -> int:
+        """Return the part that no width changes: what is kept for the backward pass is written and read, an input read twice.
+
+        Of samples that do not go backward it is written and not read, and so is what a batch keeps that does not.
+        """
+        a_sample = self.saved_bytes_per_sample + self.input_bytes_per_sample
+        unread = self.not_backward(spared) * a_sample + spared.steps * self.saved_bytes_fixed
+        return 2 * (samples * a_sample + steps * self.saved_bytes_fixed) - unread
 
     @cached_property
     def coded(self) -> NDArray[np.bool_]:
@@ -140,6 +193,14 @@ class Trace:
         return sum(layer.sample_macs for layer in self.layers)
 
     @cached_property
+    def _backward_macs(self) -> int:
+        return sum(layer.backward_macs for layer in self.layers)
+
+    @cached_property
+    def _held_bits(self) -> int:
+        return sum(layer.held_bits for layer in self.layers)
+
+    @cached_property
     def _step_macs(self) -> int:
         return sum(layer.step_macs for layer in self.layers)
 
@@ -148,27 +209,27 @@ class Trace:
         return sum(layer.moved_bits for layer in self.layers)
 
 
-def exact_ops(shape: LayerShape, bits: int) -> tuple[Op, ...]:
-    """Return what ordinary backpropagation does with a layer; float parameters are updated at 32 bits.
+def ops_of(shape: LayerShape, bits: int) -> tuple[Op, ...]:
+    """Return what a step does with a layer; float parameters are updated at 32 bits.
 
     A frozen layer runs forward, and passes the error on if something before it is trained.
     """
+    backward = shape.backward
     ops = [Op(shape.name, "forward", shape.macs, bits)]
     if shape.trainable_before:
-        ops.append(Op(shape.name, "error", shape.macs, bits))
-    if not shape.trainable:
-        return tuple(ops)
-    ops.append(Op(shape.name, "weight_gradient", shape.macs, bits))
-    if shape.weights:
-        ops.append(Op(shape.name, "update", shape.weights, bits))
-    if shape.float_parameters:
-        ops.append(Op(shape.name, "update", shape.float_parameters, FLOAT_BITS))
+        ops.append(Op(shape.name, "error", backward.error_macs, bits))
+    if shape.trainable and (backward.weights or not shape.weights):
+        ops.append(Op(shape.name, "weight_gradient", backward.weight_gradient_macs, bits, backward.saved_numbers))
+    if backward.step_macs:
+        ops.append(Op(shape.name, "score", backward.step_macs, bits))
+    if backward.weights:
+        ops.append(Op(shape.name, "update", backward.weights, bits))
+    if backward.floats:
+        ops.append(Op(shape.name, "update", backward.floats, FLOAT_BITS))
     return tuple(ops)
 
 
-def trace_layer(
-    shape: LayerShape, bits: int, ops_of: OpsOf = exact_ops, master: bool = False, operands: OperandWidths = FLOATS
-) -> LayerTrace:
+def trace_layer(shape: LayerShape, bits: int, master: bool = False, operands: OperandWidths = FLOATS) -> LayerTrace:
     """Return the trace of one layer; see `LayerTrace`."""
     return LayerTrace(shape, bits, ops_of(shape, bits), master, operands)
 
@@ -177,7 +238,6 @@ def trace_step(
     shapes: tuple[LayerShape, ...],
     bits: Mapping[str, int],
     saved: SavedBytes,
-    ops_of: OpsOf = exact_ops,
     peaks: Peaks = NO_PEAKS,
 ) -> Trace:
     """Return the trace of one step.
@@ -188,7 +248,7 @@ def trace_step(
     `WIDTHS`.
     """
     check_bits(shapes, bits)
-    layers = tuple(trace_layer(shape, bits.get(shape.name, FLOAT_BITS), ops_of) for shape in shapes)
+    layers = tuple(trace_layer(shape, bits.get(shape.name, FLOAT_BITS)) for shape in shapes)
     return Trace(layers, saved.per_sample, saved.fixed, saved.input_per_sample, peaks)
 
 

@@ -7,11 +7,12 @@ Entries are .npy files with a digest behind the array, written under a temporary
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import hashlib
 import io
 import os
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -41,13 +42,35 @@ def digest(*parts: bytes | str | Array) -> str:
 
 def cached(name: str, key: str, make: Callable[[], Array]) -> Array:
     """Return the array of this name and key (a digest of everything it depends on), making and keeping it if it is not there."""
-    path = folder() / f"{name}-{key}.npy"
-    found = _read(path)
+    found = kept(name, key)
     if found is None:
         found = make()
         with contextlib.suppress(OSError):
-            _write(path, found)
+            _write(_path(name, key), found)
     return found
+
+
+def kept(name: str, key: str) -> Array | None:
+    """Return the array of this name and key if it is there and whole."""
+    return _read(_path(name, key))
+
+
+@contextlib.contextmanager
+def alone(name: str, key: str) -> Iterator[None]:
+    """Wait until no other process makes the array of this name and key, if the folder can be written."""
+    with contextlib.ExitStack() as stack:
+        with contextlib.suppress(OSError):
+            path = _path(name, key).with_suffix(".lock")
+            path.parent.mkdir(parents=True, exist_ok=True)
+            file = stack.enter_context(path.open("w"))
+            # Whoever comes between the end of the lock and that of the file makes the array again: that costs time only.
+            stack.callback(path.unlink, missing_ok=True)
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def _path(name: str, key: str) -> Path:
+    return folder() / f"{name}-{key}.npy"
 
 
 def _read(path: Path) -> Array | None:

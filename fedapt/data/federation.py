@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -15,6 +16,7 @@ from fedapt.data.partition import Task
 from fedapt.data.source import Source
 from fedapt.data.spec import DataSpec
 from fedapt.data.tabular import tabular
+from fedapt.errors import SetupError
 from fedapt.seeding import numpy_stream
 
 Rows = npt.NDArray[np.int64]
@@ -80,9 +82,49 @@ def load(spec: DataSpec, clients: int, seed: int) -> Federation:
     )
 
 
+@dataclass(frozen=True, eq=False)
+class Pool:
+    """Samples that nobody owns, as the clients' models see their own: a training and a test set."""
+
+    train: Examples
+    test: Examples
+    class_names: tuple[str, ...]
+
+    @property
+    def data_shape(self) -> DataShape:
+        """What a model has to know of these samples."""
+        return DataShape(self.train.inputs.shape[1:], len(self.class_names), self.train.vocabulary)
+
+
+def pool(spec: DataSpec, federation: Federation, seed: int) -> Pool:
+    """Read or draw samples for the server, normalised by the statistics of the federation: equal inputs mean the same.
+
+    Raises what `load` does, and SetupError if the inputs are not of the federation's shape and kind.
+    """
+    source = _source(spec, federation.clients, seed)
+    inputs, test_inputs = source.inputs(np.full(len(source.labels), -1, np.int32))
+    own = federation.train
+    # The kind alone would not do: bytes are divided by 255 before they are normalised, other numbers are not.
+    found, wanted = [(*array.shape[1:], array.dtype.name) for array in (inputs, own.inputs)]
+    if found != wanted or source.vocabulary != own.vocabulary:
+        raise SetupError(
+            f"data.source: its inputs are {_in_words(inputs, source.vocabulary)}, but the clients train on "
+            f"{_in_words(own.inputs, own.vocabulary)}; they must be alike."
+        )
+    return Pool(
+        Examples(freeze(inputs), freeze(source.labels), own.mean, own.std, own.vocabulary),
+        Examples(freeze(test_inputs), freeze(source.test_labels), own.mean, own.std, own.vocabulary),
+        source.class_names,
+    )
+
+
+def _in_words(inputs: npt.NDArray[Any], vocabulary: int) -> str:
+    return f"{list(inputs.shape[1:])} {f'tokens of {vocabulary}' if vocabulary else inputs.dtype}"
+
+
 def _source(spec: DataSpec, clients: int, seed: int) -> Source:
     if spec.source == "strokes":
-        return strokes.source(spec.samples, spec.test_samples, clients, seed)
+        return strokes.source(spec, clients, seed)
     if spec.source == "digits":
         return digits(spec, seed)
     return tabular(spec, seed)

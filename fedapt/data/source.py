@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from fedapt.errors import SetupError
+from fedapt.errors import ScenarioError, SetupError
 from fedapt.seeding import numpy_stream
+
+MOST_NAMED = 12
 
 Ints = npt.NDArray[np.int64]
 Array = npt.NDArray[Any]
@@ -42,6 +44,47 @@ def split_off(count: int, share: float, seed: int) -> tuple[Ints, Ints]:
     order = numpy_stream(seed, "data.test").permutation(count)
     tested = min(max(1, round(count * share)), count - 1)
     return np.sort(order[tested:]), np.sort(order[:tested])
+
+
+def class_numbers(wanted: Sequence[int | str] | None, names: Sequence[str]) -> Ints | None:
+    """Return the numbers of the wanted classes, ascending; None for all of them.
+
+    A text is a class's name. A number is a name too where all names are numbers, else a place in the list of classes, from 0.
+    Raises ScenarioError for an unknown class and for one that is named twice.
+    """
+    if wanted is None:
+        return None
+    numbered = all(name.removeprefix("-").isdecimal() for name in names)
+    known: dict[int | str, int] = {name: number for number, name in enumerate(names)}
+    known |= {int(name): number for name, number in known.items()} if numbered else {n: n for n in range(len(names))}
+    found: list[int] = []
+    for one in wanted:
+        if one not in known:
+            raise ScenarioError(f"data.classes: there is no class {_quoted(one)}; {_listing(names, numbered)}.")
+        if known[one] in found:
+            raise ScenarioError(f"data.classes: the class {_quoted(one)} is there twice; name each class once.")
+        found.append(known[one])
+    return np.sort(np.array(found, np.int64))
+
+
+def of_classes(rows: Ints, labels: Ints, classes: Ints | None, split: str) -> Ints:
+    """Return the rows whose label, in `labels` (one a row), is of these classes; raises SetupError if there are none."""
+    if classes is None:
+        return rows
+    chosen = rows[np.isin(labels, classes)]
+    if not len(chosen):
+        raise SetupError(f"data.classes: the {split} set has no sample of these classes; name others.")
+    return chosen
+
+
+def _quoted(one: int | str) -> str:
+    return f"`{one}`" if isinstance(one, str) else str(one)
+
+
+def _listing(names: Sequence[str], numbered: bool) -> str:
+    rest = len(names) - MOST_NAMED
+    some = ", ".join(names[:MOST_NAMED]) + (f" and {rest} more" if rest > 0 else "")
+    return f"there are {some}" if numbered else f"there are 0 to {len(names) - 1}, by name {some}"
 
 
 def sample(rows: Ints, count: int | None, seed: int, split: str) -> Ints:

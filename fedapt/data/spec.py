@@ -14,6 +14,7 @@ from fedapt.options import Options
 BUILT_IN = ("strokes", "digits")
 
 Size = Annotated[int, Field(ge=1)]
+AnyClasses = Annotated[list[int | str], Field(min_length=1)]
 
 
 class Columns(Options):
@@ -40,6 +41,10 @@ class DataSpec(Options):
         "split, or a test_share of the samples",
     )
     test_share: float = Field(0.2, gt=0, lt=1, description="share of the samples to test on where the source has no test split")
+    classes: AnyClasses | None = Field(
+        None,
+        description="classes to use, by number or name; null: all; labels and the model's outputs stay those of the whole data",
+    )
     samples: Size | None = Field(None, description="training samples to use, a random choice; null: all, 60,000 strokes")
     test_samples: Size | None = Field(None, description="test samples to use, a random choice; null: all, 10,000 strokes")
     columns: Columns = Field(default_factory=Columns, description="the columns of a table")

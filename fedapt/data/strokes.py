@@ -13,7 +13,8 @@ import numpy as np
 import numpy.typing as npt
 
 from fedapt.data import glyphs
-from fedapt.data.source import Source
+from fedapt.data.source import Source, class_numbers
+from fedapt.data.spec import DataSpec
 from fedapt.seeding import numpy_stream
 
 Floats = npt.NDArray[np.float32]
@@ -52,9 +53,10 @@ class Hands:
         return Hands(*(getattr(self, name)[writers] for name in self.__dataclass_fields__))
 
 
-def labels(count: int, seed: int, split: str) -> Ints:
-    """Return `count` labels, every class equally often (within one), in a seeded order."""
-    return numpy_stream(seed, f"data.strokes.labels.{split}").permutation(np.arange(count, dtype=np.int64) % CLASSES)
+def labels(count: int, seed: int, split: str, classes: Ints | None = None) -> Ints:
+    """Return `count` labels, each of these classes, or of all, equally often (within one), in a seeded order."""
+    classes = np.arange(CLASSES) if classes is None else classes
+    return numpy_stream(seed, f"data.strokes.labels.{split}").permutation(classes[np.arange(count) % len(classes)])
 
 
 def hands(count: int, seed: int, split: str) -> Hands:
@@ -73,13 +75,14 @@ def hands(count: int, seed: int, split: str) -> Hands:
     )
 
 
-def source(samples: int | None, test_samples: int | None, clients: int, seed: int) -> Source:
+def source(spec: DataSpec, clients: int, seed: int) -> Source:
     """Return the labels now, and the images when the rows have owners.
 
     A row is drawn by its owner's hand; one without an owner, or of the test set, by a writer who writes nothing else.
     """
-    train_labels = labels(samples or TRAIN_SAMPLES, seed, "train")
-    test_labels = labels(test_samples or TEST_SAMPLES, seed, "test")
+    classes = class_numbers(spec.classes, CLASS_NAMES)
+    train_labels = labels(spec.samples or TRAIN_SAMPLES, seed, "train", classes)
+    test_labels = labels(spec.test_samples or TEST_SAMPLES, seed, "test", classes)
 
     def images(owner: npt.NDArray[np.int32]) -> tuple[Images, Images]:
         nobody = owner < 0

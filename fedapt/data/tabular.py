@@ -10,12 +10,12 @@ import numpy as np
 from fedapt.data import columns
 from fedapt.data.hub import from_hub
 from fedapt.data.inputs import inputs, signals
-from fedapt.data.source import Array, Ints, Source, sample, split_off
+from fedapt.data.source import Array, Ints, Source, class_numbers, of_classes, sample, split_off
 from fedapt.data.spec import DataSpec, is_path
 from fedapt.data.tables import Frame, Part, Place, from_path
 from fedapt.data.tokens import CHARACTERS, Characters, Tokens, Words, hashed_words, vocabulary
 from fedapt.data.windows import Windows, windows
-from fedapt.errors import SetupError
+from fedapt.errors import ScenarioError, SetupError
 
 SOURCE, TEST = "data.source", "data.test"
 
@@ -28,22 +28,25 @@ def tabular(spec: DataSpec, seed: int) -> Source:
     tokens = _tokens(spec, train.frame, column)
     if isinstance(tokens, Characters):
         return _running(spec, tokens, train, test, column, seed)
-    train = Part(train.frame, sample(train.rows, spec.samples, seed, "train"))
-    test = Part(test.frame, sample(test.rows, spec.test_samples, seed, "test"))
-    return _labelled(spec, tokens, train, test, column)
+    return _labelled(spec, tokens, train, test, column, seed)
 
 
-def _labelled(spec: DataSpec, tokens: Tokens | None, train: Part, test: Part, column: str) -> Source:
+def _labelled(spec: DataSpec, tokens: Tokens | None, train: Part, test: Part, column: str, seed: int) -> Source:
     """Return samples that are rows with a label."""
     label = columns.choose(train.frame, spec.columns.label, columns.LABELS, "label")
     columns.choose(test.frame, label, (), "label")
     frames = [train.frame] if test.frame is train.frame else [train.frame, test.frame]
     # The classes come from whole tables: they must not change with the number of samples that are used.
-    classes, names = columns.labels(
+    labels, names = columns.labels(
         [frame.read(label) for frame in frames],
         [Place(frame.where, label) for frame in frames],
         columns.class_names(train.frame, label),
     )
+    classes = class_numbers(spec.classes, names)
+    rows = of_classes(train.rows, labels[0][train.rows], classes, "training")
+    train = Part(train.frame, sample(rows, spec.samples, seed, "train"))
+    rows = of_classes(test.rows, labels[-1][test.rows], classes, "test")
+    test = Part(test.frame, sample(rows, spec.test_samples, seed, "test"))
 
     def read_inputs(owner: object) -> tuple[Array, Array]:
         first, second = (_inputs(spec, tokens, part, column) for part in (train, test))
@@ -55,7 +58,7 @@ def _labelled(spec: DataSpec, tokens: Tokens | None, train: Part, test: Part, co
         return first, second
 
     codes = vocabulary(tokens) if tokens else 0
-    return Source(classes[0][train.rows], classes[-1][test.rows], names, read_inputs, _extra(spec, train), codes)
+    return Source(labels[0][train.rows], labels[-1][test.rows], names, read_inputs, _extra(spec, train), codes)
 
 
 def _inputs(spec: DataSpec, tokens: Tokens | None, part: Part, column: str) -> Array:
@@ -68,6 +71,8 @@ def _inputs(spec: DataSpec, tokens: Tokens | None, part: Part, column: str) -> A
 
 def _running(spec: DataSpec, tokens: Characters, train: Part, test: Part, column: str, seed: int) -> Source:
     """Return samples that are windows of characters; the texts of a client are read as one."""
+    if spec.classes is not None:
+        raise ScenarioError("data.classes: running text has no labels to choose by; leave it out, or name data.columns.label.")
     extra = _extra(spec, train)
     training = _windows(spec, tokens, train, column)
     training = training.only(sample(np.arange(len(training.followed)), spec.samples, seed, "train"))

@@ -80,7 +80,7 @@ def _with_faults(message: Message, context: Context, call_next: ClientAppCallabl
     """Let the scenario's faults happen; Flower's process is not ours to kill, so an accident fails the client for the round."""
     faults = _workshop(str(context.run_config["scenario"])).faults
     try:
-        return faulty(faults)(message, context, call_next)
+        return faulty(faults, _client_of)(message, context, call_next)
     except Accident as accident:
         raise RunFailed(str(accident)) from None
 

@@ -75,7 +75,8 @@ class AsynchronousGateway(Gateway):
         if last.status != "ok" or not isinstance(last.report, TrainReport):
             return brought
         seen, metrics = self._observation(task, last), self.participants[task.client].metrics(last, task)
-        return replace(brought, report=last.report, update=last.update, bits=seen.bits, moves=seen.moves, metrics=metrics)
+        brought = replace(brought, report=last.report, update=last.update, part=last.part)
+        return replace(brought, bits=seen.bits, moves=seen.moves, metrics=metrics)
 
     def _land(self, arrays: Arrays, landed: Sequence[Landed]) -> list[Message]:
         """Write down what came back, and return it as replies to the strategy."""
@@ -86,7 +87,7 @@ class AsynchronousGateway(Gateway):
             if brought.report is None or brought.update is None:
                 self.rows += brought.rows
                 continue
-            outcome = Outcome(client, "ok", report=brought.report, update=dict(brought.update))
+            outcome = Outcome(client, "ok", report=brought.report, update=dict(brought.update), part=brought.part)
             if total is not None:
                 outcome = add_up(outcome, total)
             self.rows += [*brought.rows[:-1], replace(brought.rows[-1], status=outcome.status, reason=outcome.reason)]

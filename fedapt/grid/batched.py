@@ -105,8 +105,8 @@ class BatchedVisits:
         )
 
     def _outcome(self, task: Task, trained: _Trained, place: int, with_update: bool) -> Outcome:
-        told, corrected = task.instructions, task.correction is not None
-        down, up = self._messages.lengths(task.bits, told.grid, 0, None, corrected)
+        told = task.instructions
+        down, up = self._messages.of_task(task, corrected=task.correction is not None)
         update = {name: values[place] for name, values in trained.updates.items()}
         return Outcome(
             task.client,

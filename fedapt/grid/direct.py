@@ -15,7 +15,7 @@ from fedapt.clients.client import Client
 from fedapt.errors import DamagedData
 from fedapt.grid.exact_sum import ExactSum
 from fedapt.grid.messages import Messages
-from fedapt.grid.visit import Arrays, Outcome, Task, failed, quantised, rejected, settle
+from fedapt.grid.visit import Arrays, Outcome, Task, failed, quantised, rejected, settle, trained_part
 from fedapt.quant import CodedWeight
 from fedapt.quant.wire import QuantisedModel
 
@@ -23,8 +23,8 @@ from fedapt.quant.wire import QuantisedModel
 def visit_directly(arrays: Arrays, task: Task, client: Client, messages: Messages, total: ExactSum | None) -> Outcome:
     """Give a task to a client in this process; as `Player.visit`."""
     told = task.instructions
-    segments, corrected = told.most_segments(task.samples), task.correction is not None
-    down, up = messages.lengths(task.bits, told.grid, segments, told.link.bits, corrected)
+    corrected = task.correction is not None
+    down, up = messages.of_task(task, corrected=corrected)
     outcome = Outcome(task.client, "ok", downlink_bytes=down)
     try:
         start = quantised(arrays, task)
@@ -36,8 +36,9 @@ def visit_directly(arrays: Arrays, task: Task, client: Client, messages: Message
     except (Exception, SystemExit) as error:  # a client's code may raise anything, and the run goes on without it
         return failed(task, error, down)
     if told.adaptation:
-        up = messages.lengths(end.bits, told.grid, segments, told.link.bits, corrected)[1]
-    outcome = replace(outcome, uplink_bytes=up, segments=trained.segments, kept=_kept(client))
+        up = messages.of_task(task, corrected=corrected, ended=end.bits)[1]
+    outcome = replace(outcome, uplink_bytes=up, segments=trained.segments, filtered=trained.filtered, kept=_kept(client))
+    arrays, start = trained_part(arrays, start, task)
     try:
         return settle(outcome, arrays, start.coded, task, end, check_report(task, trained), total)
     except DamagedData as error:

@@ -2,7 +2,8 @@
 
 Whole numbers add the same in any order and any grouping, so partial sums of any workers give the same bits. The price is a
 resolution of 2**-30 in weight * update, far below float32 once divided by the number of samples, and a bound on how large one
-update may be.
+update may be. Each element has the weight of those that trained it: slices of an array are summed apart, one sum for each kind of
+slice, of which clients of one method have one.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from fedapt.errors import DamagedData
+from fedapt.quant.parts import Part, Slice
 
 RESOLUTION = 2.0**-30
 LARGEST_COHORT = 2**14
@@ -22,17 +24,24 @@ BLOCK = 2**15
 # So many terms, each of them a whole number below 2**48, have a sum that float64 holds exactly.
 EXACT_IN_FLOATS = 32
 
+# An array by its name, or a slice of it.
+Key = tuple[str, Slice | None]
+
 
 @dataclass
 class ExactSum:
-    """The sum of weight * update over clients, and of the weights."""
+    """The sum of weight * update over clients, and of the weights: of all clients, and of those that trained an array."""
 
     weight: int = 0
     terms: int = 0
-    totals: dict[str, np.ndarray] = field(default_factory=dict)
+    totals: dict[Key, np.ndarray] = field(default_factory=dict)
+    weights: dict[Key, int] = field(default_factory=dict)
 
-    def add(self, update: Mapping[str, np.ndarray], weight: int) -> None:
-        """Add one client's update (float32 arrays by name); raises DamagedData if it is too large to be added exactly."""
+    def add(self, update: Mapping[str, np.ndarray], weight: int, part: Part | None = None) -> None:
+        """Add one client's update, float32 arrays by name; part: what of the model it is of, None for all.
+
+        Raises DamagedData if it is too large to be added exactly.
+        """
         largest = {name: max(values.max(), -values.min()) if values.size else 0.0 for name, values in update.items()}
         for name, value in largest.items():
             if not value * np.float64(weight) < LARGEST_TERM:
@@ -40,12 +49,12 @@ class ExactSum:
                     f"{name}: an update of {value:g} is beyond {LARGEST_TERM / weight:.3g}; training diverged: lower lr"
                 )
         self._count(weight, 1)
+        slices = part.slices(update) if part else {}
         for name, values in update.items():
-            if name not in self.totals:
-                self.totals[name] = np.zeros(values.shape, np.int64)
-            # The update of a layer that is frozen, or whose codes have not moved, is all zeros.
+            total = self._total((name, slices.get(name)), values.shape, weight)
+            # The update of a layer whose codes have not moved is all zeros.
             if largest[name]:
-                _add_scaled(self.totals[name].reshape(-1), values.reshape(-1), weight / RESOLUTION)
+                _add_scaled(total.reshape(-1), values.reshape(-1), weight / RESOLUTION)
 
     @staticmethod
     def too_large(updates: Mapping[str, np.ndarray], weights: Sequence[int]) -> np.ndarray:
@@ -59,25 +68,22 @@ class ExactSum:
         return wrong
 
     def add_stacked(self, updates: Mapping[str, np.ndarray], weights: Sequence[int]) -> None:
-        """Add the updates of some clients at once, (clients, *shape) by name, of which none is too large; weights: above 0."""
+        """Add the whole updates of some clients at once, (clients, *shape) by name, none of it too large; weights: above 0."""
         self._count(sum(weights), len(weights))
         factors = np.array(weights, np.float64)[:, None] / RESOLUTION
         for name, values in updates.items():
-            if name not in self.totals:
-                self.totals[name] = np.zeros(values.shape[1:], np.int64)
+            total = self._total((name, None), values.shape[1:], sum(weights)).reshape(-1)
             flat = values.reshape(len(weights), -1)
             for first in range(0, len(weights), EXACT_IN_FLOATS):
                 some = slice(first, first + EXACT_IN_FLOATS)
-                _add_stacked(self.totals[name].reshape(-1), flat[some], factors[some])
+                _add_stacked(total, flat[some], factors[some])
 
     def merge(self, other: ExactSum) -> None:
         """Add another partial sum."""
         self._count(other.weight, other.terms)
-        for name, values in other.totals.items():
-            if name in self.totals:
-                self.totals[name] += values
-            else:
-                self.totals[name] = values.copy()
+        for key, values in other.totals.items():
+            total = self._total(key, values.shape, other.weights[key])
+            total += values
 
     def _count(self, weight: int, terms: int) -> None:
         if self.terms + terms > LARGEST_COHORT:
@@ -85,9 +91,35 @@ class ExactSum:
         self.weight += weight
         self.terms += terms
 
-    def mean(self) -> dict[str, np.ndarray]:
-        """Return the weighted mean as float64 arrays; zero updates give exact zeros."""
-        return {name: values * (RESOLUTION / self.weight) for name, values in self.totals.items()}
+    def _total(self, key: Key, shape: tuple[int, ...], weight: int) -> np.ndarray:
+        """Return the sum that updates of this weight are about to be added to."""
+        if key not in self.totals:
+            self.totals[key], self.weights[key] = np.zeros(shape, np.int64), 0
+        self.weights[key] += weight
+        return self.totals[key]
+
+    def mean(self, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Return the mean of each element over those that trained it, float64 arrays of the shapes of these; 0 if nobody did.
+
+        Zero updates give exact zeros.
+        """
+        sums: dict[str, dict[Slice | None, tuple[np.ndarray, int]]] = {name: {} for name in arrays}
+        for (name, some), values in self.totals.items():
+            sums[name][some] = values, self.weights[name, some]
+        return {name: _mean(some, arrays[name].shape) for name, some in sums.items()}
+
+
+def _mean(sums: Mapping[Slice | None, tuple[np.ndarray, int]], shape: tuple[int, ...]) -> np.ndarray:
+    """Return the mean of an array whose slices were summed apart."""
+    if sums.keys() == {None}:
+        values, weight = sums[None]
+        return values * (RESOLUTION / weight)
+    total, weights = np.zeros(shape, np.int64), np.zeros(shape, np.int64)
+    for some, (values, weight) in sums.items():
+        place = some.index() if some else ...
+        total[place] += values
+        weights[place] += weight
+    return total * (RESOLUTION / np.maximum(weights, 1))
 
 
 def _add_scaled(total: np.ndarray, values: np.ndarray, factor: float) -> None:

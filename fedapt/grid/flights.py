@@ -16,6 +16,7 @@ from fedapt.clients.instructions import TrainReport
 from fedapt.clock.asynchronous import Asynchronous
 from fedapt.clock.schedule import Flight, Window, window
 from fedapt.cost.ledger import LedgerRow
+from fedapt.quant.parts import Part
 
 TOO_LATE = "the run ended before it came back"
 
@@ -34,6 +35,7 @@ class Roster(Protocol):
 class Brought:
     """What came of a flight. rows: one an attempt; kept: what the client keeps for its next; the rest is of an admitted update.
 
+    part: what of the model the update is of, None for all;
     bits, moves: of its layers at the end, and by how much the client has moved them; metrics: for the strategy.
     """
 
@@ -41,6 +43,7 @@ class Brought:
     kept: Mapping[str, np.ndarray] = field(default_factory=dict)
     report: TrainReport | None = None
     update: Mapping[str, np.ndarray] | None = None
+    part: Part | None = None
     bits: Mapping[str, int] = field(default_factory=dict)
     moves: Mapping[str, int] = field(default_factory=dict)
     metrics: Mapping[str, float] = field(default_factory=dict)
@@ -109,6 +112,7 @@ class Flights:
                 "kept": dict(brought.kept),
                 "report": brought.report.model_dump() if brought.report else None,
                 "update": dict(brought.update) if brought.update is not None else None,
+                "part": brought.part.plain() if brought.part else None,
                 "bits": dict(brought.bits),
                 "moves": dict(brought.moves),
                 "metrics": dict(brought.metrics),
@@ -124,6 +128,7 @@ class Flights:
                 kept=one["kept"],
                 report=TrainReport.model_validate(one["report"]) if one["report"] else None,
                 update=one["update"],
+                part=Part.from_plain(one["part"]) if one["part"] else None,
                 bits=one["bits"],
                 moves=one["moves"],
                 metrics=one["metrics"],

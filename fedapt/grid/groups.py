@@ -59,7 +59,7 @@ def is_plain(task: Task) -> bool:
     return (
         task.kind == "train"
         and all(bits == FLOAT_BITS for bits in task.plan.bits.values())
-        and not (told.copies or told.frozen or told.adaptation or task.kept)
+        and not (task.part or told.backward or told.copies or told.adaptation or task.kept)
         and told.link.send == "delta"
         and told.link.bits is None
         and bool(task.planned)

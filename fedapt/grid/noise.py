@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from fedapt.admission import norm_of
-from fedapt.clients.instructions import TrainReport
+from fedapt.clients.instructions import TrainReport, steps_of
 from fedapt.quant import CodedWeight, Rounding
 from fedapt.quant.grid import levels
 from fedapt.quant.weight import Weight
@@ -38,7 +38,7 @@ def update_noise(
 ) -> tuple[float, float]:
     """Return the variance of an update's rounding noise, summed over its weights, and its square relative to the update's.
 
-    arrays: the global model; start: the layers that the client was sent as codes; end: what it sent back.
+    arrays, start: of the global model, and of the layers that the client was sent as codes, what trains; end: what it sent back.
     """
     link = task.instructions.link
     variance = training_variance(task, start, report)
@@ -58,17 +58,18 @@ def update_noise(
 
 
 def training_variance(task: Task, start: Mapping[str, CodedWeight], report: TrainReport) -> float:
-    """Return the variance, summed over the weights, that rounding each step to codes has brought into them."""
+    """Return the variance, summed over the weights, that rounding each step to codes has brought into them.
+
+    start: the layers that were sent as codes, as far as they train.
+    """
     told, plan = task.instructions, task.plan
     names = sorted(plan.bits)
-    parts = [(dict(zip(names, part.bits, strict=True)), sum(part.batches.values())) for part in report.segments]
+    parts = [(dict(zip(names, part.bits, strict=True)), steps_of(part)) for part in report.segments]
     variance = 0.0
     for layer, weight in start.items():
-        if layer in told.frozen:
-            continue
         now = levels(weight.bits, told.grid)
         squares = float(weight.grid.scale.double().square().sum()) * weight.shape.numel() / weight.grid.scale.numel()
-        for bits, steps in parts or [(plan.bits, sum(report.batches.values()))]:
+        for bits, steps in parts or [(plan.bits, report.steps)]:
             finer = levels(bits[layer], told.grid) / now
             step = told.lr * report.layers[layer].gavg * finer if layer in report.layers else math.inf
             variance += steps * squares / finer**2 * step_variance(told.rounding, step)

@@ -5,19 +5,22 @@ from __future__ import annotations
 import math
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, cast
 
 from fedapt.admission import Admission
 from fedapt.clients.adaptation import Adaptation
+from fedapt.clients.backward.rule import Backward
 from fedapt.clients.instructions import Instructions, TrainReport
 from fedapt.clients.link import Link
 from fedapt.clients.precision.policy import Policy, Wish
+from fedapt.clients.samples.filter import Filter, Filtered
 from fedapt.cost.ledger import LedgerRow
 from fedapt.cost.model import Cost, CostModel
 from fedapt.cost.planner import Demand, Plan, Refusal
+from fedapt.cost.trace import Spared
 from fedapt.grid.known import Known
 from fedapt.grid.messages import Messages
-from fedapt.grid.visit import Arrays, Outcome, Task
+from fedapt.grid.visit import ALL, Arrays, Outcome, Task
 from fedapt.quant import FLOAT_BITS, HIGHEST_BITS
 
 FLOAT_BYTES = 4
@@ -41,6 +44,7 @@ class Participant:
     messages: Messages
     admission: Admission = field(default_factory=Admission)
     link: Link = field(default_factory=Link)
+    filter: Filter = ALL
     _known: Known = field(default_factory=Known, init=False, repr=False, compare=False)
 
     def peer(self, client: int, samples: int, held_out: int) -> Participant:
@@ -103,22 +107,24 @@ class Participant:
             self.admission,
             correction=correction,
             kept=kept or {},
+            filter=self.filter,
+            part=self.cost_under(proximal_mu).workloads.at(plan.scheme).part if kind == "train" else None,
         )
 
     def message_lengths(self, task: Task, *, corrected: bool) -> tuple[int, int]:
         """Return the bytes down and up of a task, for a client that keeps the widths in which the model is sent."""
-        told = task.instructions
-        return self.messages.lengths(task.bits, told.grid, told.most_segments(task.samples), told.link.bits, corrected)
+        return self.messages.of_task(task, corrected=corrected)
 
     def predicted_time_s(self, plan: Plan, *, corrected: bool = False, most_steps: int | None = None) -> float:
         """Return the time of a round as the ledger will have it, of a client that does what it is told at the bits it is sent."""
         task = self.task("train", plan, 0, 0, 0.0, most_steps=most_steps)
         radio = self.message_lengths(task, corrected=corrected)
-        return self.cost.round_time(plan.bits, _one_by_one(task.planned), *radio, plan.frozen).total_s
+        batches, spared = self._screen(task.asked)
+        return self.cost.round_time(plan.bits, _one_by_one(batches), *radio, plan.scheme, spared).total_s
 
     def steps_within(self, plan: Plan, seconds: float, *, corrected: bool = False) -> int:
         """Return how many steps of the plan's round the client can do, and send, in so many seconds; 0 if none."""
-        least, most = 0, sum(self.task("train", plan, 0, 0, 0.0).planned.values())
+        least, most = 0, sum(self.task("train", plan, 0, 0, 0.0).asked.values())
         while least < most:
             middle = (least + most + 1) // 2
             if self.predicted_time_s(plan, corrected=corrected, most_steps=middle) <= seconds:
@@ -133,7 +139,7 @@ class Participant:
         return {
             "num-examples": outcome.report.samples,
             "train_loss": outcome.report.train_loss or 0.0,
-            "steps": sum(outcome.report.batches.values()),
+            "steps": outcome.report.steps,
             "lr": task.instructions.lr,
             "mean_bits": self._mean_bits(task.plan.bits | outcome.bits),
             "update_variance": outcome.update_variance,
@@ -181,14 +187,15 @@ class Participant:
 
     def _row_of(self, outcome: Outcome, task: Task, wish: Wish, spent: Mapping[int, int], bits: Mapping[str, int]) -> LedgerRow:
         """Return the row of any client that did the same work: what it cost, and the words of the choice."""
-        plan = task.plan
+        plan, filtered = task.plan, self._filtered(outcome, task, spent)
         work = (
             plan.key,
             tuple(wish.bits.items()),
             wish.why,
             tuple(outcome.bits.items()),
-            tuple((tuple(part.bits), tuple(part.batches.items())) for part in outcome.segments),
+            tuple((tuple(part.bits), tuple(part.batches.items()), *_counts(part.filtered)) for part in outcome.segments),
             tuple(spent.items()),
+            _counts(filtered),
             outcome.downlink_bytes,
             outcome.uplink_bytes,
             bool(task.instructions.proximal_mu),
@@ -204,16 +211,17 @@ class Participant:
                 profile=self.cost.profile.name,
                 status="ok",
                 choice=self._choice(wish, plan, bits),
-                steps=sum(spent.values()),
+                steps=filtered.steps if filtered else sum(spent.values()),
                 batch=plan.batch,
-                frozen_layers=len(plan.frozen),
+                frozen_layers=len(plan.scheme.frozen),
+                trained_weights=sum(shape.backward.sent_weights for shape in self.cost.workloads.at(plan.scheme).shapes),
                 layer_bits=list(bits.values()),
                 mean_bits=self._mean_bits(bits),
                 downlink_bytes=outcome.downlink_bytes,
                 uplink_bytes=outcome.uplink_bytes,
                 memory_budget_bytes=self.memory_budget_bytes,
                 energy_budget_j=self.energy_budget_j,
-                **_columns(self._costs(outcome, task, spent)),
+                **_columns(self._costs(outcome, task, spent, filtered)),
             ),
         )
 
@@ -241,7 +249,22 @@ class Participant:
             buffers_bytes=self._kept_bytes(proximal_mu, corrected),
             overhead_bytes=self._overhead_bytes(corrected),
             carriers=1 if self.link.bits else 2,
+            screen=None if self.filter.takes_all else self._screen,
         )
+
+    def _screen(self, batches: Mapping[int, int]) -> tuple[Mapping[int, int], Spared]:
+        """Return which of these batches go forward where the sample filter takes the most, and what it spares them."""
+        forward, filtered = self.filter.planned(batches)
+        return forward, self._spared(forward, filtered)
+
+    def _spared(self, forward: Mapping[int, int], filtered: Filtered | None) -> Spared:
+        return self.filter.spared(forward, filtered, self.cost.workloads.input_shape)
+
+    def _filtered(self, outcome: Outcome, task: Task, spent: Mapping[int, int]) -> Filtered | None:
+        """Return what became of the batches that are charged: as reported, or at most."""
+        if self.filter.takes_all or outcome.filtered is not None:
+            return outcome.filtered
+        return self.filter.planned(task.asked if spent else {})[1]
 
     def _plan(self, demand: Demand, cost: CostModel) -> Plan | Refusal:
         plan = cost.plan(demand)
@@ -262,7 +285,8 @@ class Participant:
             grid=self.policy.grid,
             proximal_mu=proximal_mu,
             copies=plan.bits if self.policy.master else {},
-            frozen=list(plan.frozen),
+            frozen=list(plan.scheme.frozen),
+            backward=cast(Backward | None, plan.scheme.backward),
             adaptation=self._adaptation(plan, most_steps) if training else None,
             link=self.link,
             most_steps=most_steps,
@@ -275,17 +299,19 @@ class Participant:
         steps = self.epochs * epoch if most_steps is None else min(self.epochs * epoch, most_steps)
         return adaptation if adaptation and adaptation.every < steps else None
 
-    def _costs(self, outcome: Outcome, task: Task, spent: Mapping[int, int]) -> list[Cost]:
+    def _costs(self, outcome: Outcome, task: Task, spent: Mapping[int, int], filtered: Filtered | None) -> list[Cost]:
         """Return the cost of each part of the training that had widths of its own; the messages are in the first."""
         mu = task.instructions.proximal_mu
         plan, cost, buffers = task.plan, self.cost_under(mu), self._kept_bytes(mu, task.correction is not None)
-        parts: list[tuple[dict[str, int], Mapping[int, int]]] = [
-            (dict(zip(sorted(plan.bits), part.bits, strict=True)), part.batches) for part in outcome.segments
+        parts: list[tuple[dict[str, int], Mapping[int, int], Filtered | None]] = [
+            (dict(zip(sorted(plan.bits), part.bits, strict=True)), part.batches, part.filtered) for part in outcome.segments
         ]
         radio = [(outcome.downlink_bytes, outcome.uplink_bytes)] + [(0, 0)] * len(parts)
         return [
-            cost.training_cost(bits, _one_by_one(batches), *bytes_, plan.frozen, buffers_bytes=buffers)
-            for (bits, batches), bytes_ in zip(parts or [(plan.bits, spent)], radio, strict=False)
+            cost.training_cost(
+                bits, _one_by_one(batches), *bytes_, plan.scheme, buffers_bytes=buffers, spared=self._spared(batches, counts)
+            )
+            for (bits, batches, counts), bytes_ in zip(parts or [(plan.bits, spent, filtered)], radio, strict=False)
         ]
 
     def _choice(self, wish: Wish, plan: Plan, bits: Mapping[str, int]) -> str:
@@ -304,15 +330,19 @@ class Participant:
         segments = -(-self.epochs * epoch // adaptation.every) if adaptation else 0
         wire = FLOAT_BITS if self.policy.master else HIGHEST_BITS
         widest = dict.fromkeys(self.messages.weights, wire)
-        lengths = self.messages.lengths(widest, self.policy.grid, segments, self.link.bits, corrected)
+        longest = self.filter.longest(min(self.batch, self.samples), self.epochs * self.samples)
+        lengths = self.messages.lengths(widest, self.policy.grid, segments, self.link.bits, corrected, longest=longest)
         payload = self.cost.payload_bytes(dict.fromkeys(self.messages.weights, HIGHEST_BITS))
         return -(-(sum(lengths) - (1 if self.link.bits else 2) * payload) // 2)
 
     def _kept_bytes(self, proximal_mu: float, corrected: bool) -> int:
-        """Return what is kept in float beside the model: the start for FedProx's pull, a correction, what the link needs."""
+        """Return what is kept in float beside the model: the start for FedProx's pull, a correction, what the link and the
+        sample filter need.
+        """
         weights = sum(shape.weights for shape in self.cost.shapes)
         whole = weights + sum(shape.float_parameters for shape in self.cost.shapes)
-        return FLOAT_BYTES * (whole * (bool(proximal_mu) + corrected) + weights * self.link.floats_a_weight)
+        kept = weights * self.link.floats_a_weight + self.filter.kept_floats(self.cost.workloads.input_shape)
+        return FLOAT_BYTES * (whole * (bool(proximal_mu) + corrected) + kept)
 
     def _mean_bits(self, bits: Mapping[str, int]) -> float:
         weights = self.cost.weights
@@ -324,6 +354,10 @@ def _highest(cost: CostModel, demand: Demand, plan: Plan) -> dict[str, int]:
     widest = {layer: max(bits, HIGHEST_BITS) for layer, bits in plan.bits.items()}
     raised = cost.plan(replace(demand, wish=widest, at_least=plan.bits, batch=plan.batch, ladder=("bits",)))
     return raised.bits if isinstance(raised, Plan) else plan.bits
+
+
+def _counts(filtered: Filtered | None) -> tuple[int, ...]:
+    return (filtered.seen, filtered.trained, filtered.steps) if filtered else ()
 
 
 def _one_by_one(batches: Mapping[int, int]) -> list[int]:
@@ -339,6 +373,8 @@ def _columns(costs: Sequence[Cost]) -> dict[str, Any]:
 def _columns_of(cost: Cost) -> dict[str, Any]:
     return {
         "macs": cost.macs,
+        "backward_samples": cost.backward_samples,
+        "spared_samples": cost.spared_samples,
         "energy_j": cost.energy.total_j,
         **{f"energy_{part}": value for part, value in vars(cost.energy).items()},
         **{f"energy_{table}_j": energy.total_j for table, energy in cost.energies.items()},

@@ -6,6 +6,7 @@ import hashlib
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
@@ -69,20 +70,56 @@ def all_corrected(arrays: Arrays, orders: Sequence[Order]) -> list[Order]:
 
 
 def update_replies(arrays: Arrays, trained: Sequence[Outcome], metrics: Sequence[Metrics]) -> list[Message]:
-    """Return one reply for each client that trained, each with arrays of its own: some strategies take them apart."""
-    replies = []
-    for outcome, told in zip(trained, metrics, strict=True):
-        if outcome.update is not None and told["num-examples"]:
-            model = {name: values + outcome.update[name] for name, values in arrays.items()}
-            replies.append(reply_of(outcome.client, TRAIN, model, told))
-    return replies
+    """Return one reply for each client that trained, each with arrays of its own: some strategies take them apart.
+
+    A reply is a whole model. Where its client did not train an element, it has the mean over those that did, by their samples, so
+    that the mean over all replies is the mean over them; where nobody did, what the global model has. To a rule that bounds what
+    a few liars can do, those that did not train repeat what others said: for such an element the bound holds if the liars among
+    those that did train it are as few, compared with them, as the rule asks.
+    """
+    pairs = zip(trained, metrics, strict=True)
+    usable = [(outcome, told) for outcome, told in pairs if outcome.update is not None and told["num-examples"]]
+    others = arrays if all(outcome.part is None for outcome, _ in usable) else _mean_of_trained(arrays, usable)
+    return [reply_of(outcome.client, TRAIN, _completed(arrays, others, outcome), told) for outcome, told in usable]
+
+
+def _mean_of_trained(arrays: Arrays, usable: Sequence[tuple[Outcome, Metrics]]) -> Arrays:
+    """Return the model with each element's mean over the clients that trained it."""
+    totals = {name: np.zeros(values.shape) for name, values in arrays.items()}
+    weights = {name: np.zeros(values.shape) for name, values in arrays.items()}
+    for outcome, told in usable:
+        for name, (place, values) in _placed(outcome, arrays).items():
+            totals[name][place] += told["num-examples"] * values.astype(np.float64)
+            weights[name][place] += told["num-examples"]
+    return {name: (arrays[name] + totals[name] / np.maximum(weights[name], 1)).astype(np.float32) for name in arrays}
+
+
+def _completed(arrays: Arrays, others: Arrays, outcome: Outcome) -> dict[str, np.ndarray]:
+    """Return the model that a client has trained, with what it did not train as in `others`."""
+    update = outcome.update or {}
+    if outcome.part is None:
+        return {name: values + update[name] for name, values in arrays.items()}
+    model = {name: np.array(values) for name, values in others.items()}
+    for name, (place, values) in _placed(outcome, arrays).items():
+        model[name][place] = arrays[name][place] + values
+    return model
+
+
+def _placed(outcome: Outcome, arrays: Arrays) -> dict[str, tuple[Any, np.ndarray]]:
+    """Return each array of an update, and where it lies in that of the model."""
+    slices = outcome.part.slices(arrays) if outcome.part else dict.fromkeys(arrays)
+    update = outcome.update or {}
+    return {name: (some.index() if some else ..., update[name]) for name, some in slices.items()}
 
 
 def mean_reply(arrays: Arrays, trained: Sequence[Outcome], metrics: Sequence[Metrics], total: ExactSum) -> list[Message]:
-    """Return one reply that stands for all: model plus exact mean update, with the summed weight and steps."""
+    """Return one reply that stands for all: model plus exact mean update, with the summed weight and steps.
+
+    Its variance is counted as if all had trained all of the model.
+    """
     if not total.weight:
         return []
-    mean = total.mean()
+    mean = total.mean(arrays)
     model = {name: (values + mean[name]).astype(np.float32) for name, values in arrays.items()}
     shares = [told["num-examples"] / total.weight for told in metrics]
     variance = math.fsum(share**2 * told["update_variance"] for share, told in zip(shares, metrics, strict=True))

@@ -59,6 +59,7 @@ class RayPool:
 
     session: the Ray that it works on, for its owner to close; without one it uses a Ray that is running, or else starts one.
     grouping: which clients are played together.
+    meanwhile: called when clients are at work and there is nothing to do but wait for them, and before this process plays one.
     player: plays clients in this process until the first worker is ready, for clients that cannot crash or hang; None: all wait.
     grace_s: how long to wait when there is no worker.
     """
@@ -76,8 +77,9 @@ class RayPool:
         session: RaySession | None = None,
         player: Player | None = None,
         grouping: Grouping = alone,
+        meanwhile: Callable[[], None] = lambda: None,
     ) -> None:
-        self._grouping = grouping
+        self._grouping, self._meanwhile = grouping, meanwhile
         self._workshop, self._threads, self._pace, self._player = workshop, threads, Pace(chunk), player
         self._max_attempts, self._task_timeout_s, self._grace_s = max_attempts, task_timeout_s, grace_s
         self._session, self._own_session = session or RaySession(workers), session is None
@@ -139,6 +141,7 @@ class RayPool:
             raise RunFailed(f"Ray failed: {cause(error)}; the rounds before are kept") from error
 
     def _play_here(self, player: Player, arrays: Arrays, group: list[Task], total: ExactSum | None) -> Iterator[Outcome]:
+        self._meanwhile()
         began_s = time.monotonic()
         outcomes = list(play(player, arrays, group, total))
         lasted_s = time.monotonic() - began_s
@@ -154,6 +157,7 @@ class RayPool:
                 busy = sum(self._pace.left(job.tasks, now_s - job.began_s) for job in self._busy.values())
                 self._hand_out(chunks.take(self._workers, busy), model, attempts, total is not None)
             alive_s = time.monotonic() if self._busy else alive_s
+            self._meanwhile()
             awaited = [*self._busy, *self._arriving]
             if not awaited or time.monotonic() - alive_s > self._grace_s:
                 raise RunFailed(f"no worker is left, and none came in {self._grace_s:g} s: {self._last_loss}")

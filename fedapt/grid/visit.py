@@ -20,6 +20,8 @@ from fedapt.clients.app import keep, kept_in, payload, record
 from fedapt.clients.faulty import Dropped
 from fedapt.clients.instructions import EvaluateReport, Instructions, Segment, TrainReport
 from fedapt.clients.rooms import instructions_room
+from fedapt.clients.samples.all import All
+from fedapt.clients.samples.filter import Filter, Filtered
 from fedapt.cost.ledger import Status
 from fedapt.cost.planner import Plan
 from fedapt.errors import DamagedData
@@ -28,9 +30,11 @@ from fedapt.grid.flower import context_of, instruction, why_failed
 from fedapt.grid.noise import update_noise
 from fedapt.grid.reasons import reason_of
 from fedapt.quant import FLOAT_BITS, CodedWeight
+from fedapt.quant.parts import Part
 from fedapt.quant.wire import QuantisedModel, quantise_arrays, to_bytes
 from fedapt.seeding import torch_stream
 
+ALL = All()
 App = Callable[[Message, Context], Message]
 Arrays = Mapping[str, np.ndarray]
 
@@ -42,6 +46,8 @@ class Task:
     samples, held_out: how many the client is registered with; attempt: from 1, it changes no bit of the result.
     correction: what the client adds to its gradients, float32 by parameter name, shaped like the model.
     kept: what a simulated client has kept from its rounds before; a board has that itself.
+    part: what of the model it trains and sends back, None for all of it.
+    filter: which samples its method takes.
     """
 
     kind: Literal["train", "evaluate"]
@@ -53,6 +59,8 @@ class Task:
     attempt: int = 1
     correction: Arrays | None = None
     kept: Arrays = field(default_factory=dict)
+    part: Part | None = None
+    filter: Filter = ALL
 
     @property
     def client(self) -> int:
@@ -65,9 +73,14 @@ class Task:
         return dict.fromkeys(self.plan.bits, FLOAT_BITS) if self.instructions.copies else self.plan.bits
 
     @property
-    def planned(self) -> dict[int, int]:
+    def asked(self) -> dict[int, int]:
         """The batches that it is asked to train on, by size and how many of them."""
         return self.instructions.batches(self.samples) if self.kind == "train" else {}
+
+    @property
+    def planned(self) -> dict[int, int]:
+        """The batches that go forward at most, by size and how many of them."""
+        return self.asked if self.filter.takes_all else self.filter.planned(self.asked)[0]
 
 
 @dataclass(frozen=True)
@@ -76,8 +89,10 @@ class Outcome:
 
     reason: why there is no report; with a report, what is remarkable about its update. report: only what was admitted.
     spent: of an attempt without a report, the batches that are charged, by size and how many of them.
-    update: float32 arrays by parameter name, absent where a transport has already summed it.
+    update: float32 arrays by parameter name, absent where a transport has already summed it; part: what of the model it is of,
+    None for all.
     bits, segments: of a client that adapted its bits, those at the end by layer, and what it trained at which.
+    filtered: of a client with a sample filter that reported, what became of its batches.
     update_variance, relative_error: of an update, as `update_noise` has it.
     kept: what a simulated client keeps until it trains again, whether its reply was admitted or not; None if it did not train.
     batched_clients: how many were trained as one batch of tensors, this one among them; 0 if it was alone.
@@ -93,9 +108,11 @@ class Outcome:
     uplink_bytes: int = 0
     zero_update: bool = False
     update: dict[str, np.ndarray] | None = None
+    part: Part | None = None
     spent: Mapping[int, int] = field(default_factory=dict)
     bits: dict[str, int] = field(default_factory=dict)
     segments: Sequence[Segment] = ()
+    filtered: Filtered | None = None
     update_variance: float = 0.0
     relative_error: float = 0.0
     kept: dict[str, np.ndarray] | None = None
@@ -115,7 +132,7 @@ def down(arrays: Arrays, task: Task) -> tuple[QuantisedModel, bytes]:
     """Return the model that one client gets, and the message that brings it."""
     told, start = task.instructions, quantised(arrays, task)
     adapted = task.bits if told.adaptation else ()
-    room = instructions_room({name.rpartition(".")[0] for name in arrays}, adapted)
+    room = instructions_room({name.rpartition(".")[0] for name in arrays}, adapted, told.backward)
     return start, to_bytes(start, {"instructions": told.model_dump()}, room)
 
 
@@ -189,7 +206,8 @@ def receive(arrays: Arrays, start: QuantisedModel, task: Task, message: bytes, r
         report = admit_report(task, data)
         if isinstance(report, EvaluateReport):
             return replace(outcome, report=report)
-        spent, outcome = report.batches, replace(outcome, segments=report.segments)
+        spent, outcome = report.batches, replace(outcome, segments=report.segments, filtered=report.filtered)
+        arrays, start = trained_part(arrays, start, task)
         admit_model(task, start, end)
         return settle(outcome, arrays, start.coded, task, end, report, total)
     except DamagedData as error:
@@ -199,6 +217,11 @@ def receive(arrays: Arrays, start: QuantisedModel, task: Task, message: bytes, r
 def rejected(outcome: Outcome, error: DamagedData, spent: Mapping[int, int]) -> Outcome:
     """Return the outcome of a reply that is not admitted; spent: the batches that are charged."""
     return replace(outcome, status="rejected", reason=one_line(str(error)), spent=spent)
+
+
+def trained_part(arrays: Arrays, start: QuantisedModel, task: Task) -> tuple[Arrays, QuantisedModel]:
+    """Return, of the global model and of what the client was sent, what is expected back."""
+    return (task.part.of_arrays(arrays), task.part.of(start)) if task.part else (arrays, start)
 
 
 def settle(
@@ -212,7 +235,7 @@ def settle(
 ) -> Outcome:
     """Return the outcome with its report and update; raises DamagedData for an update that is not admitted.
 
-    start: the layers that the client was sent as codes; end: what it sent back.
+    arrays, start: of the global model, and of the layers that the client was sent as codes, what trains; end: what it sent back.
     """
     update, remark = admit_update(task, arrays, start, end)
     variance, lost = update_noise(task, arrays, start, end, report, update)
@@ -222,6 +245,7 @@ def settle(
         report=report,
         zero_update=not any(values.any() for values in update.values()),
         update=update,
+        part=task.part,
         bits=end.bits if task.instructions.adaptation else {},
         update_variance=variance,
         relative_error=lost,
@@ -234,10 +258,10 @@ def add_up(outcome: Outcome, total: ExactSum) -> Outcome:
     assert isinstance(outcome.report, TrainReport) and outcome.update is not None
     try:
         if outcome.report.samples:
-            total.add(outcome.update, outcome.report.samples)
+            total.add(outcome.update, outcome.report.samples, outcome.part)
     except DamagedData as error:
         spent = outcome.report.batches
         return replace(
             outcome, status="rejected", reason=one_line(str(error)), report=None, spent=spent, update=None, zero_update=False
         )
-    return replace(outcome, update=None)
+    return replace(outcome, update=None, part=None)

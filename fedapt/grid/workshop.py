@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
+from flwr.app import Context
+
 from fedapt.clients.app import client_app
 from fedapt.clients.backward.rule import Backward
 from fedapt.clients.client import Client
@@ -22,7 +24,7 @@ from fedapt.grid.messages import Messages
 from fedapt.grid.visit import App, Arrays, Outcome, Player, Task, visit
 from fedapt.models import build
 from fedapt.models.model import ModelOptions
-from fedapt.quant import FLOAT_BITS, BackwardRule, OperandWidths, quantisable
+from fedapt.quant import FLOAT_BITS, OperandWidths, quantisable
 from fedapt.quant.skeleton import Skeleton, float_arrays
 
 # Clients that are trained together where it pays. On a CPU more of them leave a core's cache, and gain nothing.
@@ -45,8 +47,7 @@ class ClientMethod:
     def is_plain(self) -> bool:
         """Whether it is ordinary training, which can be done for many clients at once."""
         floats = self.operands.activations == self.operands.errors == FLOAT_BITS
-        backpropagates = type(self.backward.rule()) is BackwardRule
-        return floats and backpropagates and not self.samples.chooses and self.continual.kind == "none"
+        return floats and self.backward.kind == "exact" and self.samples.takes_all and self.continual.kind == "none"
 
 
 @dataclass(frozen=True)
@@ -85,7 +86,7 @@ class Workshop:
     def clients(self, gathered: int = 0) -> Callable[[int], Client]:
         """Return the function that finds a client by its number. gathered: as in `Client`."""
         skeletons = [
-            Skeleton(lambda: build(self.model, self.federation.data_shape, 0), method.backward.rule(), method.operands)
+            Skeleton(lambda: build(self.model, self.federation.data_shape, 0), method.backward, method.operands)
             for method in self.methods
         ]
 
@@ -113,7 +114,11 @@ class Workbench(Player):
 
     def __init__(self, workshop: Workshop) -> None:
         client_of = workshop.clients(GATHERED)
-        self.app: App = client_app(lambda context: client_of(int(context.node_config["partition-id"])), [faulty(workshop.faults)])
+
+        def client(context: Context) -> Client:
+            return client_of(int(context.node_config["partition-id"]))
+
+        self.app: App = client_app(client, [faulty(workshop.faults, client)])
         self._workshop, self._client_of, self._by_message = workshop, client_of, workshop.faults.touch_training
         self._model = build(workshop.model, workshop.federation.data_shape, 0)
         shapes = {name: values.shape for name, values in float_arrays(self._model).items()}

@@ -20,16 +20,20 @@ LARGEST_WINDOW = 256
 
 
 def pack_mask(mask: Tensor) -> Tensor:
-    """Pack a bool tensor of any shape into (ceil(n / 8),) uint8, the first as the lowest bit."""
-    flat = mask.flatten()
-    padded = F.pad(flat, (0, -flat.numel() % 8))
+    """Pack a bool tensor (samples, ...), or of one sample, into (samples, bytes) uint8, the first of a sample as the lowest bit.
+
+    Each sample has bytes of its own, so that what is kept is so many bytes a sample, whatever the batch.
+    """
+    flat = mask.flatten(1) if mask.dim() > 1 else mask.view(1, -1)
+    padded = F.pad(flat, (0, -flat.shape[1] % 8))
     return (padded.view(torch.int64) * GATHER).bitwise_right_shift_(56).to(torch.uint8)
 
 
 def unpack_mask(packed: Tensor, shape: Sequence[int]) -> Tensor:
     """Return the mask of `shape` that `pack_mask` packed: uint8, 0 where it was false. torch casts bool to float slowly."""
     powers = torch.tensor([1, 2, 4, 8, 16, 32, 64, 128], dtype=torch.uint8)
-    return packed.view(-1, 1).bitwise_and(powers).view(-1)[: math.prod(shape)].view(tuple(shape))
+    bits = packed.unsqueeze(-1).bitwise_and(powers).flatten(1)
+    return bits[:, : math.prod(shape[1:] if len(shape) > 1 else shape)].reshape(tuple(shape))
 
 
 class _ReLU(torch.autograd.Function):
@@ -50,15 +54,15 @@ class _ReLU(torch.autograd.Function):
 
 
 class LeanReLU(nn.Module):
-    """nn.ReLU that keeps one bit for each number."""
+    """nn.ReLU that keeps one bit for each number, as long as it is `on`."""
 
     def __init__(self, inplace: bool = False) -> None:
         super().__init__()
-        self.inplace = inplace
+        self.inplace, self.on = inplace, True
 
     def forward(self, x: Tensor) -> Tensor:
         """Return max(x, 0)."""
-        if not (torch.is_grad_enabled() and x.requires_grad):
+        if not (self.on and torch.is_grad_enabled() and x.requires_grad):
             return F.relu(x, self.inplace)
         result: Tensor = _ReLU.apply(x, self.inplace)  # type: ignore[no-untyped-call]
         return result
@@ -88,7 +92,8 @@ class _MaxPool(torch.autograd.Function):
 
 
 class LeanMaxPool(nn.Module):
-    """nn.MaxPool2d, or nn.MaxPool1d as one over images of one row, that keeps one byte for each output.
+    """nn.MaxPool2d, or nn.MaxPool1d as one over images of one row, that keeps one byte for each output, as long as
+    it is `on`.
 
     window, stride, padding, dilation: (rows, columns).
     """
@@ -100,12 +105,12 @@ class LeanMaxPool(nn.Module):
         self.stride = _sides(pool.stride, self.flat, 1)
         self.padding = _sides(pool.padding, self.flat, 0)
         self.dilation = _sides(pool.dilation, self.flat, 1)
-        self.ceil_mode = pool.ceil_mode
+        self.ceil_mode, self.on = pool.ceil_mode, True
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the maximum of each window."""
         image = x.unsqueeze(-2) if self.flat else x
-        if torch.is_grad_enabled() and x.requires_grad:
+        if self.on and torch.is_grad_enabled() and x.requires_grad:
             result: Tensor = _MaxPool.apply(image, self)  # type: ignore[no-untyped-call]
         else:
             result = F.max_pool2d(image, self.window, self.stride, self.padding, self.dilation, self.ceil_mode)
@@ -129,7 +134,7 @@ class LeanMaxPool(nn.Module):
         return down.view(-1, 1) * width + across
 
 
-def lean(module: nn.Module) -> nn.Module | None:
+def lean(module: nn.Module) -> LeanReLU | LeanMaxPool | None:
     """Return the lean version of a module, or None where there is none."""
     if type(module) is nn.ReLU:
         return LeanReLU(module.inplace)

@@ -14,6 +14,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from fedapt.quant.parts import Slice
+from fedapt.quant.weight import TrainedWeight
+
 
 @dataclass(frozen=True)
 class LinearOp:
@@ -152,19 +155,42 @@ def _padding(conv: nn.Conv1d | nn.Conv2d) -> tuple[int, ...] | None:
     return tuple(int(side) for side in conv.padding)
 
 
+@dataclass(frozen=True)
 class BackwardRule:
-    """How one layer's gradients are computed from what its forward pass saved: exact backpropagation.
+    """How one layer's gradients are computed from what its forward pass saved, and what that costs: exact backpropagation.
 
-    A subclass may save less and compute less; `clients/backward` holds them.
+    A subclass may save less and compute less; `clients/backward` holds them. Costs are of one sample, given shapes with a batch
+    of one.
     """
+
+    @property
+    def part(self) -> Slice | None:
+        """The slice of the weight that trains; None: all of it."""
+        return None
+
+    @property
+    def scaled(self) -> bool:
+        """Whether a step is taken in real units; if not, codes move by their own gradient."""
+        return True
 
     def save(self, op: Op, x: Tensor) -> tuple[Tensor, ...]:
         """Return what is kept from the forward pass for the backward pass.
 
-        Asked only of a layer that trains; the `input_gradient` of one that does not gets an empty tuple. Where activations are
-        quantised, x lies on their grid, and the float tensors that are returned here are kept as codes.
+        Asked only of a layer whose weight trains; of any other nothing is kept. Where activations are quantised, x lies on their
+        grid, and the float tensors that are returned here are kept as codes.
         """
         return (x,)
+
+    def gradients(
+        self, op: Op, saved: tuple[Tensor, ...], x_shape: torch.Size, weight: TrainedWeight, error: Tensor, of_input: bool
+    ) -> tuple[Tensor | None, Tensor | None]:
+        """Return the error for the layer before, if it is wanted, and the gradient of the weight, if anything was saved.
+
+        saved: empty if the weight does not train. error: of the output. The gradient is shaped like the part of the weight that
+        trains, and a new tensor, as the update uses it up.
+        """
+        before = self.input_gradient(op, saved, x_shape, weight.dequantise(), error) if of_input else None
+        return before, self.weight_gradient(op, saved, weight.shape, error) if saved else None
 
     def input_gradient(
         self, op: Op, saved: tuple[Tensor, ...], x_shape: torch.Size, weight: Tensor, grad_output: Tensor
@@ -173,5 +199,25 @@ class BackwardRule:
         return op.input_gradient(x_shape, weight, grad_output)
 
     def weight_gradient(self, op: Op, saved: tuple[Tensor, ...], weight_shape: torch.Size, grad_output: Tensor) -> Tensor:
-        """Return the gradient of the weight, of shape `weight_shape`: a new tensor, as the update uses it up."""
+        """Return the gradient of the part of the weight that trains."""
         return op.weight_gradient(saved[0], weight_shape, grad_output)
+
+    def error_macs(self, op: Op, weight_shape: Sequence[int], x_shape: Sequence[int], y_shape: Sequence[int]) -> int:
+        """Return the MACs of the error for the layer before."""
+        return op.macs(weight_shape, y_shape[1:])
+
+    def weight_gradient_macs(self, op: Op, weight_shape: Sequence[int], x_shape: Sequence[int], y_shape: Sequence[int]) -> int:
+        """Return the MACs of the gradient of the weight."""
+        return op.macs(weight_shape, y_shape[1:])
+
+    def saved_numbers(self, op: Op, weight_shape: Sequence[int], x_shape: Sequence[int]) -> int:
+        """Return how many numbers `save` keeps of one sample."""
+        return math.prod(x_shape[1:])
+
+    def step_macs(self, weight_shape: Sequence[int], of_input: bool) -> int:
+        """Return the MACs of once a step besides the update; of_input: whether the error for the layer before is wanted."""
+        return 0
+
+    def updated(self, weight_shape: Sequence[int]) -> int:
+        """Return how many weights move in a step."""
+        return math.prod(weight_shape if self.part is None else self.part.shape(tuple(weight_shape)))

@@ -21,7 +21,7 @@ from torch.utils.hooks import RemovableHandle
 from fedapt.errors import RunFailed
 from fedapt.quant.layers import Quantised, QuantisedLayer
 from fedapt.quant.rounding import Rounding
-from fedapt.quant.weight import UpdateStatistics
+from fedapt.quant.weight import CodedWeight, UpdateStatistics
 
 
 @dataclass(frozen=True)
@@ -42,6 +42,7 @@ class SingleCopySGD:
 
     proximal: FedProx's mu (arXiv 1812.06127): pulls towards the weights at the start, of which it then keeps a second copy.
     correction: by parameter name, what is added to the gradient in every step, as in SCAFFOLD; used as it is, not copied.
+    at_once: whether a layer moves as soon as its gradient exists; if not, all gradients of a step are held until its end.
     """
 
     def __init__(
@@ -54,6 +55,7 @@ class SingleCopySGD:
         *,
         proximal: float = 0.0,
         correction: Mapping[str, Tensor] | None = None,
+        at_once: bool = True,
     ) -> None:
         self.lr, self.rounding, self.generator, self.proximal = lr, rounding, generator, proximal
         self.layers = quantised.layers
@@ -63,11 +65,13 @@ class SingleCopySGD:
         self._starts: dict[int, Tensor] = {}
         self._corrections: dict[int, Tensor] = {}
         self._hooks: list[RemovableHandle] = []
+        self._held: list[tuple[QuantisedLayer, Tensor]] = []
+        take = self._move_codes if at_once else self._hold
         for layer in self.layers.values():
-            layer.on_gradient, layer.generator = self._move_codes, generator
+            layer.on_gradient, layer.generator = take, generator
             self._correct(id(layer), correction, f"{layer.name}.weight")
             self._remember(id(layer), layer.weight.dequantise())
-            if layer.trainable and layer.is_plain:
+            if layer.trainable and layer.is_plain and at_once:
                 layer.leaf = layer.weight.dequantise().detach().requires_grad_()
                 self._hook(layer.leaf, partial(self._move_plain, layer))
         # The others move in autograd's own hooks, which wait for the last use.
@@ -97,12 +101,21 @@ class SingleCopySGD:
         yield
         for layer in self._stepped:
             layer.end_step()
+        while self._held:
+            self._move_codes(*self._held.pop())
         self.steps += 1
+
+    def _hold(self, layer: QuantisedLayer, gradient: Tensor) -> None:
+        self._held.append((layer, gradient))
 
     def take_statistics(self) -> dict[str, LayerStatistics]:
         """Return what was observed since the last call, for each layer that holds codes and has moved."""
         seen, self._seen = self._seen, defaultdict(list)
-        return {name: _mean(updates, self.layers[name].weight.shape.numel()) for name, updates in seen.items()}
+        return {name: _mean(updates, self._moving(self.layers[name])) for name, updates in seen.items()}
+
+    def _moving(self, layer: QuantisedLayer) -> int:
+        part = layer.rule.part
+        return math.prod(part.shape(layer.weight.shape) if part else layer.weight.shape)
 
     def _move_plain(self, layer: QuantisedLayer, leaf: Tensor) -> None:
         gradient, leaf.grad = leaf.grad, None
@@ -111,11 +124,19 @@ class SingleCopySGD:
 
     def _move_codes(self, layer: QuantisedLayer, gradient: Tensor) -> None:
         self._check_finite(layer.name, gradient)
+        part = layer.rule.part
+        some: Callable[[Tensor], Tensor] = part.of if part else lambda values: values
         if self.proximal:
-            gradient.add_(layer.weight.dequantise(), alpha=self.proximal).sub_(self._starts[id(layer)], alpha=self.proximal)
+            gradient.add_(some(layer.weight.dequantise()), alpha=self.proximal)
+            gradient.sub_(some(self._starts[id(layer)]), alpha=self.proximal)
         if id(layer) in self._corrections:
-            gradient.add_(self._corrections[id(layer)])
-        statistics = layer.weight.apply(gradient, self.lr, self.rounding, self.generator, self._observe)
+            gradient.add_(some(self._corrections[id(layer)]))
+        if not layer.rule.scaled and isinstance(layer.weight, CodedWeight):
+            whole = layer.weight.grid.scale
+            own = part.of(whole) if part and part.dim == 0 and len(whole) > 1 else whole
+            gradient.mul_(own.square().view(-1, *(1,) * (gradient.dim() - 1)))
+        step = (gradient, self.lr, self.rounding, self.generator, self._observe)
+        statistics = part.move(layer.weight, *step) if part else layer.weight.apply(*step)
         if statistics is not None:
             self._seen[layer.name].append(statistics)
 

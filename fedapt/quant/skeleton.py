@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
 import torch
@@ -11,9 +11,11 @@ from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from fedapt.errors import DamagedData
 from fedapt.quant.grid import FLOAT_BITS, GridOptions
-from fedapt.quant.layers import Quantised, quantise
+from fedapt.quant.layers import Quantised, QuantisedLayer, quantise
 from fedapt.quant.operands import OperandWidths
-from fedapt.quant.ops import OPERATED, BackwardRule
+from fedapt.quant.ops import OPERATED
+from fedapt.quant.parts import Part
+from fedapt.quant.treatment import EXACT, FROZEN, WHOLE, Module, Scheme, Treatment, Treats
 from fedapt.quant.weight import FloatWeight, MasterWeight, Weight
 from fedapt.quant.wire import QuantisedModel
 
@@ -22,26 +24,33 @@ class Skeleton:
     """A worker builds one and trains any number of clients in it, one after the other.
 
     factory: makes the model; its layers' weights are never allocated, as they come with the first model that moves in.
+    backward: what treats its layers where a scheme names nothing else; exact backpropagation unless given.
     """
 
     def __init__(
-        self, factory: Callable[[], nn.Module], rule: BackwardRule | None = None, operands: OperandWidths | None = None
+        self, factory: Callable[[], nn.Module], backward: Treats | None = None, operands: OperandWidths | None = None
     ) -> None:
         with torch.random.fork_rng(devices=[]), _without_weights():
             self.model = factory()
-        self.quantised: Quantised = quantise(self.model, FLOAT_BITS, rule=rule, operands=operands)
+        self._backward, self._operands = backward, operands or OperandWidths()
+        self.quantised: Quantised = quantise(self.model, FLOAT_BITS, operands=operands, with_lean=True)
         _make_real(self.model)
         self._floats = float_tensors(self.model)
         crossing = {id(values) for values in self._floats.values()}
         # What does not cross, such as a norm's count of batches, must not pass from one client to the next.
         self._own = [(buffer, buffer.clone()) for buffer in self.model.buffers() if id(buffer) not in crossing]
-        self._modules = dict(self.model.named_modules())
-        self._frozen = set[str]()
-        self._layers_that_train = [layer for layer in self.quantised.layers.values() if layer.trainable]
-        self._floats_that_train = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
+        self.modules = [_seen(name, module) for name, module in self.model.named_modules() if _holds(module)]
+        self._layers_that_train = {name for name, layer in self.quantised.layers.items() if layer.trainable}
+        self._floats_that_train = {id(parameter) for parameter in self.model.parameters() if parameter.requires_grad}
+        trained = self._floats_that_train
+        self._floats_of_whole = {name for name, values in self._floats.items() if id(values) in trained}
+        self._scheme: Scheme | None = None
+        self.part: Part | None = None
+        self.at_once = True
+        self.treat(WHOLE)
 
     def load(self, start: QuantisedModel, *, copies: Mapping[str, int] | None = None, grid: GridOptions | None = None) -> None:
-        """Let a model move in, all of it to be trained: its weights are used as they are, not copied.
+        """Let a model move in: its weights are used as they are, not copied.
 
         copies: bits of the copy that a float weight trains through, by layer; grid: how those copies are laid.
 
@@ -67,35 +76,64 @@ class Skeleton:
                 values.copy_(start.floats[name])
             for buffer, initial in self._own:
                 buffer.copy_(initial)
-        self.freeze(())
 
     def train(self, training: bool = True) -> None:
         """Put the model into training mode, or into that of evaluation."""
         if self.model.training != training:
             self.model.train(training)
 
-    def freeze(self, names: Collection[str]) -> None:
-        """Train all but these modules, each without what is inside it, until the next call; call it before an optimiser is made.
+    def treat(self, scheme: Scheme) -> None:
+        """Train as the scheme says until the next call, and let `part` be what of the model then trains, None for all of it.
 
-        Frozen layers before the first that trains keep nothing and compute no gradient. A frozen batch norm still follows its
-        batches: its running means have no gradient. Raises DamagedData for a module that the model does not have.
+        Call it before an optimiser is made. Frozen layers before the first that trains keep nothing and compute no gradient. A
+        frozen batch norm still follows its batches: its running means have no gradient. Raises DamagedData for a module that the
+        model does not have, and what the method raises that treats it.
         """
-        if unknown := set(names) - set(self._modules):
-            raise DamagedData(f"the model has no modules {', '.join(sorted(unknown))} that could be frozen")
-        if self._frozen == set(names):
+        if scheme == self._scheme:
             return
-        self._frozen = set(names)
-        for layer in self._layers_that_train:
-            layer.trainable = layer.name not in names
-        frozen = {id(values) for name in names for values in self._modules[name].parameters(recurse=False)}
-        for parameter in self._floats_that_train:
-            parameter.requires_grad_(id(parameter) not in frozen)
+        known = {module.name: module for module in self.modules}
+        backward = scheme.backward or self._backward
+        treated = {**(backward.treat(self.modules) if backward else {}), **dict.fromkeys(scheme.frozen, FROZEN)}
+        if unknown := treated.keys() - known.keys():
+            raise DamagedData(f"the model has no modules {', '.join(sorted(unknown))} that could be trained otherwise")
+        for name, module in self.model.named_modules():
+            if name in known:
+                self._treat(name, module, treated.get(name, EXACT))
+        less = any(treatment.keeps_less for treatment in treated.values())
+        for module in self.quantised.lean:
+            module.on = less or self._operands.activations != FLOAT_BITS
+        self._scheme, self.part, self.at_once = scheme, self._part(), backward is None or backward.at_once
+
+    def _treat(self, name: str, module: nn.Module, treatment: Treatment) -> None:
+        trains = treatment.weight or treatment.bias
+        if isinstance(module, QuantisedLayer):
+            module.rule, module.trainable = treatment.rule, treatment.weight and name in self._layers_that_train
+            trains = treatment.bias
+        for parameter in module.parameters(recurse=False):
+            parameter.requires_grad_(trains and id(parameter) in self._floats_that_train)
+
+    def _part(self) -> Part | None:
+        weights = {name: layer.rule.part for name, layer in self.quantised.layers.items() if layer.trainable}
+        floats = {name for name, values in self._floats.items() if values.requires_grad or not isinstance(values, nn.Parameter)}
+        whole = weights.keys() == self._layers_that_train and not any(weights.values())
+        return None if whole and floats >= self._floats_of_whole else Part(weights, frozenset(floats))
 
     def unload(self) -> QuantisedModel:
         """Return the model that lives here now; its tensors are the living ones, and of a master with a copy the master."""
         weights = {name: layer.weight for name, layer in self.quantised.layers.items()}
         alone: dict[str, Weight] = {n: w.master() if isinstance(w, MasterWeight) else w for n, w in weights.items()}
         return QuantisedModel(alone, {name: values.detach() for name, values in self._floats.items()})
+
+
+def _holds(module: nn.Module) -> bool:
+    """Return whether a module holds something that could be trained otherwise or not at all."""
+    return isinstance(module, QuantisedLayer) or any(True for _ in module.parameters(recurse=False))
+
+
+def _seen(name: str, module: nn.Module) -> Module:
+    if isinstance(module, QuantisedLayer):
+        return Module(name, module.op, tuple(module.weight.shape), module.bias is not None)
+    return Module(name, None, (), False)
 
 
 def _with_copy(name: str, weight: Weight, bits: int, grid: GridOptions | None) -> MasterWeight:

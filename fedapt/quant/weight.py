@@ -151,6 +151,10 @@ class MasterWeight:
     def apply(self, direction: Tensor, lr: float, rounding: Rounding, generator: torch.Generator, observe: bool) -> None:
         """Take a plain step of the master, as if the rounding of the copy were not there, and requantise the copy."""
         self.values.add_(direction, alpha=-lr)
+        self.follow(generator)
+
+    def follow(self, generator: torch.Generator) -> None:
+        """Requantise the copy where the master has moved."""
         self.copy.grid = fit(self.values, self.bits, self.options)
         self._requantise(generator)
 

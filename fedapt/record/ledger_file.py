@@ -61,7 +61,7 @@ def encode(rows: Sequence[LedgerRow], layers: Sequence[str]) -> bytes:
     names, columns = [column.name for column in fields(LedgerRow)], schema(layers)
     values = zip(*map(attrgetter(*names), rows), strict=True) if rows else ((),) * len(names)
     buffer = io.BytesIO()
-    with _writer(buffer, columns) as writer:
+    with _writer(buffer, columns, "snappy") as writer:
         writer.write_table(pa.table(dict(zip(names, values, strict=True)), schema=columns))
     return buffer.getvalue()
 
@@ -96,7 +96,7 @@ def compact(folder: Path, parts: Sequence[Path], layers: Sequence[str]) -> None:
     columns = schema(layers)
     needed = sum(part.stat().st_size for part in parts)
     waiting: list[pa.Table] = []
-    with whole_file(folder / "ledger.parquet", needed) as file, _writer(file, columns) as writer:
+    with whole_file(folder / "ledger.parquet", needed) as file, _writer(file, columns, "zstd") as writer:
         for part in parts:
             waiting.extend(table.replace_schema_metadata(columns.metadata) for table in read_batches(part))
             if sum(table.num_rows for table in waiting) >= ROW_GROUP:
@@ -106,10 +106,10 @@ def compact(folder: Path, parts: Sequence[Path], layers: Sequence[str]) -> None:
             writer.write_table(pa.concat_tables(waiting))
 
 
-def _writer(file: Any, columns: pa.Schema) -> Any:
+def _writer(file: Any, columns: pa.Schema, compression: str) -> Any:
     import pyarrow.parquet as pq
 
-    return pq.ParquetWriter(file, columns, compression="zstd", write_page_checksum=True)
+    return pq.ParquetWriter(file, columns, compression=compression, write_page_checksum=True)
 
 
 @contextmanager

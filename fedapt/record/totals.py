@@ -28,6 +28,8 @@ SUMMED = (
     "samples",
     "steps",
     "macs",
+    "backward_samples",
+    "spared_samples",
 )
 # With the prefix of a unit: 950 uJ and 1.2 mJ are one cause.
 _NUMBER = re.compile(r"\d[\d.]*(e[+-]?\d+)?( [munkMG]?i?(?=[JB]))?")
@@ -92,6 +94,8 @@ class GroupTotals:
     samples: int = 0
     steps: int = 0
     macs: int = 0
+    backward_samples: int = 0
+    spared_samples: int = 0
     mean_bits: float | None = None
     accuracy: float | None = None
 
@@ -105,7 +109,8 @@ class Summary:
     `total.time_s` is the sum of what devices worked; `simulated_time_s` is what the federation took, with all its waiting.
     `wall_s` is what this machine took for the rounds. `energy_tables_j` prices the same work under each energy table.
     `sources` counts, for each cost, the ledger rows by where the figure comes from.
-    `batched` counts those of clients that were trained as one batch with others, which may change their last digits.
+    `batched` counts those of clients that were trained as one batch with others, which may change their last digits, as
+    `channels_last` does, the layout of images.
     """
 
     rounds: int
@@ -123,6 +128,7 @@ class Summary:
     simulated_time_s: float
     wall_s: float
     batched: int = 0
+    channels_last: bool = False
 
 
 @dataclass
@@ -192,7 +198,9 @@ class Totals:
                 if figure:
                     self._sources[cost][source] += 1
 
-    def summarise(self, rounds: Sequence[RoundRecord], clients: Sequence[ClientRecord]) -> Summary:
+    def summarise(
+        self, rounds: Sequence[RoundRecord], clients: Sequence[ClientRecord], *, channels_last: bool = False
+    ) -> Summary:
         """Put the sums, the rounds and the clients' final accuracies together."""
         scored = [(record.accuracy, record) for record in rounds if record.accuracy is not None]
         accuracy, last = scored[-1] if scored else (None, None)
@@ -213,6 +221,7 @@ class Totals:
             simulated_time_s=rounds[-1].clock_s if rounds else 0.0,
             wall_s=sum(record.wall_s for record in rounds),
             batched=self._batched,
+            channels_last=channels_last,
         )
 
     def _group_totals(self, clients: Sequence[ClientRecord]) -> tuple[GroupTotals, ...]:

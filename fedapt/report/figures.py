@@ -5,6 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from itertools import takewhile
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from fedapt.pretrained import Origin
 
 MISSING = "-"
 # A unit, its size, and up to where it is used: 999.6 would be written as 1000, so the next unit is due.
@@ -109,6 +113,27 @@ def _shared(one: str, other: str) -> str:
 def harmless(text: str) -> str:
     """Return text from a scenario or a client on one line, without characters that steer a terminal or turn its direction."""
     return "".join(character if character.isprintable() else " " for character in text)
+
+
+def pretraining_words(origin: Origin) -> str:
+    """Say what a model has learned before the first round, what that cost the clients, and what of it was not used."""
+    if origin.epochs:
+        data = f"{counted(origin.samples, 'sample')} of {origin.classes} classes of {origin.source}"
+        reached = f"loss {decimal(origin.loss, 3)}, test accuracy {percent(origin.accuracy)}"
+        begun = f"pretrained on {data}: {counted(origin.epochs, 'epoch')}, {reached}; on the server, no client is charged for it"
+    else:
+        begun = f"weights of {origin.source}; no client is charged for them"
+    own = ", ".join(origin.own)
+    return f"{begun}; not taken over, because they do not fit: {own}" if own else begun
+
+
+LAYOUT_WORDS = "images with the channels of a pixel beside each other (engine.channels_last): other last digits than without"
+
+
+def filtered_words(backward: int, spared: int) -> str:
+    """Say how many of the samples that came up a filter has let go backward."""
+    came = backward + spared
+    return f"sample filters let {backward:,} of {came:,} samples that came up go backward, {percent(backward / came)}"
 
 
 def batched_words(batched: int, attempts: int) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from fedapt.pretrained import kept
 from fedapt.record.files import write_whole
 from fedapt.report.cards.bits import bit_cards
 from fedapt.report.cards.clients import client_cards
@@ -12,7 +13,19 @@ from fedapt.report.cards.origin import origin_cards, parsed
 from fedapt.report.cards.progress import progress_cards
 from fedapt.report.cards.troubles import choice_cards, trouble_cards
 from fedapt.report.elements import text, tiles
-from fedapt.report.figures import batched_words, byte_count, counted, decimal, joules, memory, percent, seconds
+from fedapt.report.figures import (
+    LAYOUT_WORDS,
+    batched_words,
+    byte_count,
+    counted,
+    decimal,
+    filtered_words,
+    joules,
+    memory,
+    percent,
+    pretraining_words,
+    seconds,
+)
 from fedapt.report.page import page, shared_script
 from fedapt.results import Run, read_run
 
@@ -51,7 +64,14 @@ def _heading(run: Run, name: str) -> str:
         notice += f"<div class='notice'>This run was resumed, and not to the same bits: {text('; '.join(changed))}.</div>"
     if batched := run.summary["batched"]:
         facts += f"; {batched_words(batched, run.summary['total']['attempts'])}"
-    return f"<h1>{text(name)}</h1><p>{text(facts)}</p>{notice}"
+    total = run.summary["total"]
+    if spared := total.get("spared_samples"):
+        facts += f"; {filtered_words(total['backward_samples'], spared)}"
+    if parsed(run).get("engine", {}).get("channels_last"):
+        facts += f"; {LAYOUT_WORDS}"
+    begun = kept(run.path)
+    start = f"<p>{text(f'The model: {pretraining_words(begun.origin)}.')}</p>" if begun else ""
+    return f"<h1>{text(name)}</h1><p>{text(facts)}</p>{start}{notice}"
 
 
 def _tiles(run: Run) -> str:

@@ -165,6 +165,9 @@ def _run_lines(prediction: Prediction) -> Iterator[tuple[str, str]]:
     yield f"{whole.rounds} rounds", f"{_totals(whole)}, if bits stay as they start"
     wall = f"about {seconds(prediction.simulation_s)} on {counted(prediction.workers, 'worker')}, without starting them"
     yield "Here", f"{wall}: an estimate from trial steps on this machine"
+    if prediction.pretraining_s is not None:
+        left_s = prediction.pretraining_s
+        yield "", f"of which {seconds(left_s)} to pretrain on the server" if left_s else "the pretrained weights are there"
     yield "", f"at most {byte_count(room.disk_bytes)} on the disk, of {byte_count(room.disk_free_bytes)} that are free"
     free = f", of {memory(room.memory_free_bytes)} that are free" if room.memory_free_bytes is not None else ""
     yield "", f"about {memory(room.memory_bytes)} of memory for workers and updates{free}"

@@ -22,11 +22,13 @@ from rich.text import Text
 from fedapt.cost.ledger import RoundRecord
 from fedapt.record.totals import Cause, GroupTotals, Summary
 from fedapt.report.figures import (
+    LAYOUT_WORDS,
     batched_words,
     byte_count,
     counted,
     decimal,
     distinct,
+    filtered_words,
     harmless,
     joules,
     memory,
@@ -59,6 +61,7 @@ class Display:
         self._accuracy: float | None = None
         self._energy_j = 0.0
         self._bytes = 0
+        self._begun = ""
 
     def __enter__(self) -> Display:
         return self
@@ -84,6 +87,23 @@ class Display:
             )
             self._task = self._progress.add_task("", total=rounds, label="preparing", figures="")
             self._progress.start()
+
+    def pretraining(self, done: float, epochs: int, loss: float | None) -> None:
+        """Say that `done` of so many epochs are done before the first round; loss: of the last whole one."""
+        if self._progress:
+            figures = f"loss {decimal(loss, 3)}" if loss is not None else ""
+            label = f"pretraining {min(int(done) + 1, epochs)}/{epochs}"
+            self._progress.update(self._task, completed=done, total=epochs, label=label, figures=figures)
+        elif done and done == int(done):
+            width = len(str(epochs))
+            self._line(Text(f"pretraining [{int(done):{width}}/{epochs}]  loss {decimal(loss, 3):>6}"))
+
+    def pretrained(self, words: str) -> None:
+        """Say what the model begins with, now and at the end."""
+        self._begun = words
+        if self._progress:
+            self._progress.reset(self._task, total=self._rounds, label="preparing", figures="")
+        self.message(words[0].upper() + words[1:])
 
     def round_started(self, round: int, cohort: int) -> None:
         """Say that round number `round` (from 0) has begun with `cohort` clients."""
@@ -125,6 +145,8 @@ class Display:
             self._labelled("Stopped", f"after {summary.rounds} of {counted(self._rounds, 'round')}", "yellow")
         for label, text in _accuracy_lines(summary):
             self._labelled(label, text)
+        if self._begun:
+            self._labelled("Start", self._begun)
         self._console.print()
         self._console.print(_group_table(summary, self._console.width))
         self._console.print()
@@ -245,6 +267,8 @@ def _cost_lines(summary: Summary) -> list[tuple[str, str]]:
         ),
         ("Costs", origins(summary.sources) or "none"),
         *([("Batched", batched_words(summary.batched, summary.total.attempts))] if summary.batched else []),
+        *([("Samples", filtered_words(total.backward_samples, total.spared_samples))] if total.spared_samples else []),
+        *([("Layout", LAYOUT_WORDS)] if summary.channels_last else []),
     ]
 
 

@@ -3,7 +3,7 @@
 import json
 import math
 from dataclasses import replace
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -15,7 +15,7 @@ from fedapt.clients import client as client_module
 from fedapt.clients.client import channels_last
 from fedapt.clients.continual.memory import Continual
 from fedapt.clients.instructions import TrainReport
-from fedapt.clients.samples.filter import Filter
+from fedapt.clients.samples.filter import Filter, Session
 from fedapt.data.examples import Examples
 from fedapt.errors import DamagedData, RunFailed, SetupError
 from fedapt.quant import GridOptions, LayerStatistics, SingleCopySGD
@@ -218,33 +218,33 @@ def test_a_pull_to_the_start_keeps_weights_nearer_to_it(trains):
     assert distance(5.0) < 0.5 * distance(0.0)
 
 
-def test_a_filter_chooses_the_samples_that_are_learned_from():
-    class Hardest(Filter):
-        kind: Literal["hardest"] = "hardest"
+class Deciding(Filter):
+    """A filter that lets `decide` choose of all that went forward."""
 
-        def choose(self, losses):
-            return losses.topk(1).indices
+    kind: Literal["deciding"] = "deciding"
+    decide: Any
 
+    def open(self, keeps, generator):
+        session = Session()
+        session.choose = self.decide
+        return session
+
+
+def test_a_filter_chooses_the_samples_that_are_learned_from_and_the_loss_is_of_all_that_went_forward():
     sent = message(dense, 32, batch=30)
-    reply = client(dense, samples=Hardest()).train(sent)
+    reply = client(dense, samples=Deciding(decide=lambda losses: losses.topk(1).indices)).train(sent)
     model, one = dense(), client(dense)
     losses = F.cross_entropy(model(one.examples.batch(one.rows)[0]), one.examples.batch(one.rows)[1], reduction="none")
     losses.max().backward()
-    assert report_of(reply).train_loss == pytest.approx(losses.max().item(), rel=1e-5)
+    assert report_of(reply).train_loss == pytest.approx(losses.mean().item(), rel=1e-5)
     expected = model[3].weight.detach() - 0.1 * model[3].weight.grad
     assert from_bytes(reply)[0].dequantised()["3.weight"] == pytest.approx(expected.numpy(), rel=1e-4, abs=1e-6)
 
 
 def test_while_it_trains_a_client_holds_no_second_copy():
-    class Look(Filter):
-        kind: Literal["look"] = "look"
-
-        def choose(self, losses):
-            alive.append(storages.alive())
-
     alive = []
     sent = message(dense, 8, batch=1, epochs=2)
-    one = client(dense, samples=Look())
+    one = client(dense, samples=Deciding(decide=lambda losses: alive.append(storages.alive())))
     # Both layers have at least 27 weights; one sample's activations have at most 12 numbers, the biases 9.
     with Storages(least=27) as storages:
         one.train(sent)
@@ -386,15 +386,11 @@ def test_a_gradient_that_is_no_number_ends_the_training_before_it_becomes_a_code
 
 
 def test_a_float_parameter_that_is_no_number_is_named():
-    class Overflowing(Filter):
-        kind: Literal["overflowing"] = "overflowing"
+    def overflow(losses):
+        with torch.no_grad():
+            one.skeleton.model[3].bias[:2] = math.inf
 
-        def choose(self, losses):
-            with torch.no_grad():
-                one.skeleton.model[3].bias[:2] = math.inf
-            return None
-
-    one = client(dense, samples=Overflowing())
+    one = client(dense, samples=Deciding(decide=overflow))
     with pytest.raises(RunFailed, match=r"^3\.bias became non-finite \(2 values\): lower clients\.local\.lr$"):
         one.train(message(dense, batch=30))
 

@@ -7,6 +7,7 @@ from pydantic import ValidationError
 
 from fedapt.clients.link import Compressor, Link, sent_from
 from fedapt.quant import CodedWeight, FloatWeight
+from fedapt.quant.parts import Part, Slice
 from fedapt.quant.wire import from_bytes
 from tests.clients.conftest import client, dense, message
 from tests.clients.test_client import report_of
@@ -80,6 +81,22 @@ def test_error_feedback_sends_in_the_end_what_it_lost():
         total += sent.dequantise()[0]
     np.testing.assert_allclose(total + lost["a"][0], 20 * torch.tensor([1.0, 0.3, -0.2]), rtol=1e-5)
     assert total[1] > 0 > total[2] and lost["a"].abs().max() <= 1.0
+
+
+def test_what_was_lost_of_a_place_waits_until_that_place_is_sent_again():
+    link, lost = Link(bits=2, rounding="nearest", error_feedback=True), {}
+    generator = torch.Generator().manual_seed(0)
+
+    def sent(places, *rows):
+        part = Part({"a": Slice(1, places)}, frozenset())
+        compressor = Compressor(link, {"a": floats([0.0] * 3, [0.0] * 3)}, lost, generator, part)
+        return compressor.compress({"a": floats(*rows)})[0]["a"].dequantise().tolist()
+
+    assert sent((0, 2), [1.0, 0.25], [1.0, 1.0]) == [[1.0, 0.0], [1.0, 1.0]]
+    assert lost["a"].tolist() == [[0.0, 0.0, 0.25], [0.0, 0.0, 0.0]]
+    assert sent((1,), [1.0], [1.0]) == [[1.0], [1.0]] and lost["a"][0, 2] == 0.25
+    # A quarter is left from the first time: .25 + .5 of 1 is rounded up to 1.
+    assert sent((1, 2), [1.0, 0.5], [1.0, 0.0]) == [[1.0, 1.0], [1.0, 0.0]] and lost["a"][0, 2] == -0.25
 
 
 def test_an_update_of_zeros_is_sent_as_zeros_without_an_error():

@@ -7,6 +7,8 @@ from fedapt.clients.adaptation import Adaptation
 from fedapt.clients.instructions import EvaluateReport, Instructions, LayerReport, ReplyTo, Segment, TrainReport
 from fedapt.clients.link import Link
 from fedapt.clients.rooms import instructions_room, report_room
+from fedapt.clients.samples import FILTERS
+from fedapt.clients.samples.filter import Filtered
 from fedapt.quant import GridOptions
 from fedapt.quant.wire import room_of
 
@@ -57,3 +59,23 @@ def test_reports_always_fit_into_their_room(names, data):
 def test_a_room_grows_with_the_names_that_it_may_have_to_hold():
     assert report_room(["a", "b"]) - report_room(["a"]) == report_room(["a", "b", "c"]) - report_room(["a", "b"]) > 75
     assert instructions_room(["a" * 30]) - instructions_room(["a"]) == 2 * 29
+
+
+@given(st.sampled_from(["loss_topk", "random", "instance_filter"]), st.integers(1, 40), st.integers(1, 200), st.data())
+def test_reports_of_a_client_with_a_filter_fit_into_their_room(kind, batch, steps, data):
+    chooses = FILTERS[kind]()
+    sizes = st.dictionaries(st.integers(1, batch), st.integers(1, steps), max_size=2 if chooses.exact else min(batch, steps))
+    filtered = st.builds(Filtered, seen=WHOLE, trained=WHOLE, steps=WHOLE)
+    parts = st.builds(Segment, bits=st.just([16]), batches=sizes, filtered=filtered)
+    segments = data.draw(st.lists(parts, max_size=2))
+    told = {"samples": data.draw(WHOLE), "batches": data.draw(sizes), "train_loss": data.draw(LARGE), "segments": segments}
+    layers = {"a": LayerReport(gavg=data.draw(LARGE), underflow_share=data.draw(SHARE), clip_share=data.draw(SHARE))}
+    report = TrainReport(**told, layers=layers, relative_error=data.draw(LARGE), filtered=data.draw(filtered))
+    answers = {"reply_to": ReplyTo(round=data.draw(WHOLE), client=data.draw(WHOLE), digest="f" * 64).model_dump()}
+    room = report_room(["a"], len(segments), chooses.longest(batch, steps))
+    assert room_of({"report": report.model_dump(mode="json")} | answers) <= room
+
+
+def test_without_a_filter_a_report_says_nothing_of_one():
+    report = TrainReport(samples=1, batches={1: 1}, train_loss=0.5, layers={}, segments=[Segment(bits=[4], batches={1: 1})])
+    assert "filtered" not in str(report.model_dump(mode="json"))

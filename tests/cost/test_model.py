@@ -5,6 +5,7 @@ from fedapt.cost.energy import TABLES
 from fedapt.cost.model import CostModel
 from fedapt.cost.planner import Demand
 from fedapt.cost.workload import Workloads
+from fedapt.quant.treatment import Scheme
 
 BITS = {"0": 8, "3": 4}
 
@@ -69,7 +70,7 @@ def test_a_message_carries_codes_scales_and_floats(model, device):
 
 def test_a_frozen_layer_saves_memory_and_arithmetic(model):
     """What the convolution does not do: 864 MACs a sample of weight gradients, and its update of 57 parameters."""
-    whole, frozen = (model.training_cost(BITS, [3], 0, 0, frozen=names) for names in ((), ("0",)))
+    whole, frozen = (model.training_cost(BITS, [3], 0, 0, scheme=Scheme(names)) for names in ((), ("0",)))
     assert whole.macs - frozen.macs == 3 * 864 + 57 + 3 * 240
     assert frozen.memory.total_bytes < whole.memory.total_bytes
 

@@ -33,7 +33,7 @@ def spent(model, asked, plan, batch=None):
     batch = batch or plan.batch
     batches = [min(batch, asked.samples - first) for _ in range(asked.epochs) for first in range(0, asked.samples, batch)]
     message = model.payload_bytes(plan.bits) + asked.overhead_bytes
-    return model.training_cost(plan.bits, batches, message, message, frozen=plan.frozen, buffers_bytes=asked.buffers_bytes)
+    return model.training_cost(plan.bits, batches, message, message, scheme=plan.scheme, buffers_bytes=asked.buffers_bytes)
 
 
 @pytest.fixture
@@ -84,9 +84,9 @@ def test_freezing_comes_last_and_takes_as_few_layers_and_as_large_batches_as_it_
     smallest = needs(model, demand(model, lowest=4), dict.fromkeys("024", 4), 1)[0]
     asked = demand(model, lowest=4, memory_budget=smallest - 1)
     plan = model.plan(asked)
-    assert plan.frozen == ("0",)
+    assert plan.scheme.frozen == ("0",)
     assert "`0` frozen" in plan.reason
-    larger = Plan(dict.fromkeys("024", 4), 2 * plan.batch, plan.frozen)
+    larger = Plan(dict.fromkeys("024", 4), 2 * plan.batch, plan.scheme)
     assert spent(model, asked, larger).memory.total_bytes > asked.memory_budget
 
 

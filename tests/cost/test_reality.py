@@ -12,10 +12,12 @@ import torch.nn.functional as F
 from torch import nn
 from torch.profiler import ProfilerActivity, profile
 
+from fedapt.clients.backward.error_map_pruning import ErrorMapPruning
 from fedapt.cost.memory import training_memory
 from fedapt.cost.workload import Workloads
 from fedapt.quant import GridOptions, MasterWeight, OperandWidths, SingleCopySGD, quantise_tensor
 from fedapt.quant.skeleton import Skeleton
+from fedapt.quant.treatment import Scheme
 
 
 class Block(nn.Module):
@@ -87,7 +89,10 @@ METHODS = {
     "qat 8": ([8], True, OperandWidths()),
     "activations 8": ([8], False, OperandWidths(activations=8)),
     "activations 8, errors 8": ([8], False, OperandWidths(8, 8)),
+    "pruning, fp32": ([32], False, OperandWidths()),
+    "pruning 0.3, 4, activations 8": ([4], False, OperandWidths(activations=8)),
 }
+BACKWARD = {"pruning, fp32": ErrorMapPruning(), "pruning 0.3, 4, activations 8": ErrorMapPruning(keep=0.3)}
 
 
 @pytest.fixture(autouse=True)
@@ -124,7 +129,7 @@ def watched_step(model, method, batch, frozen, proximal):
     factory, input_shape, dtype = MODELS[model]
     widths, master, operands = METHODS[method]
     generator = torch.Generator().manual_seed(1)
-    skeleton = Skeleton(factory, operands=operands)
+    skeleton = Skeleton(factory, BACKWARD.get(method), operands=operands)
     layers = skeleton.quantised.layers
     values = {name: torch.randn(layer.weight.shape) / 8 for name, layer in layers.items()}
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as holding:
@@ -137,7 +142,7 @@ def watched_step(model, method, batch, frozen, proximal):
         labels = torch.zeros(batch, dtype=torch.int64)
         del stored
     held = sum(allocator_events(holding)) + sum(4 * parameter.numel() for parameter in skeleton.model.parameters())
-    skeleton.freeze(frozen)
+    skeleton.treat(Scheme(frozen))
     skeleton.model.train()
     with SingleCopySGD(skeleton.model, skeleton.quantised, 0.01, "stochastic", generator, proximal=proximal) as sgd:
         step(skeleton.model, sgd, inputs, labels)
@@ -151,14 +156,14 @@ def watched_step(model, method, batch, frozen, proximal):
 def workloads(model, method):
     factory, input_shape, dtype = MODELS[model]
     _, master, operands = METHODS[method]
-    return Workloads(factory, input_shape, dtype, operands=operands, master=master)
+    return Workloads(factory, input_shape, dtype, BACKWARD.get(method), operands, master)
 
 
 def predicted(model, method, batch, frozen=(), proximal=0.0):
     """Return the same two numbers, as the cost model sees them."""
     widths, factory = METHODS[method][0], MODELS[model][0]
     whole = workloads(model, method)
-    workload = (whole.pulled if proximal else whole).at(frozen)
+    workload = (whole.pulled if proximal else whole).at(Scheme(frozen))
     bits = {name: widths[number % len(widths)] for number, name in enumerate(Skeleton(factory).quantised.layers)}
     memory = training_memory(workload.trace(bits), batch, packed=False)
     working = memory.saved_bytes + memory.transient_bytes

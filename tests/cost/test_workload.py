@@ -8,6 +8,7 @@ from torch import nn
 from fedapt.cost.workload import Workloads
 from fedapt.errors import ScenarioError
 from fedapt.quant import GridOptions, OperandWidths
+from fedapt.quant.treatment import WHOLE, Scheme
 
 
 def cnn():
@@ -31,7 +32,7 @@ def test_a_step_is_measured_once_in_less_than_a_second():
     began = time.process_time()
     first = workloads.at()
     assert time.process_time() - began < 1.0
-    assert workloads.at(()) is first
+    assert workloads.at(WHOLE) is first
 
 
 def test_measuring_twice_gives_the_same_and_draws_nothing_from_the_global_stream():
@@ -61,11 +62,11 @@ def test_prefixes_are_in_order_of_execution_and_take_norms_with_their_layer():
 
 def test_a_longer_frozen_prefix_saves_less_and_trains_less():
     workloads = Workloads(normed, (1, 8, 8))
-    per_sample = [workloads.at(prefix).saved.per_sample for prefix in workloads.prefixes()]
+    per_sample = [workloads.at(Scheme(prefix)).saved.per_sample for prefix in workloads.prefixes()]
     assert per_sample == sorted(per_sample, reverse=True)
     # Only the dense layer trains: its 64 inputs, and the 3 log-probabilities of the loss.
     assert per_sample[-1] == 4 * (64 + 3)
-    frozen = workloads.at(("0", "1"))
+    frozen = workloads.at(Scheme(("0", "1")))
     assert [shape.trainable for shape in frozen.shapes] == [False, False, True, True, True]
     assert [shape.trainable_before for shape in frozen.shapes] == [False, False, False, True, True]
 
@@ -146,4 +147,4 @@ def test_a_model_that_does_other_things_for_other_batches_cannot_be_predicted():
             return F.relu(self.dense(x)) if len(x) == 3 else self.dense(x)
 
     with pytest.raises(ScenarioError, match="a step on 3 samples does other things than one on 2"):
-        Workloads(Moody, (3,)).at()
+        dict(Workloads(Moody, (3,)).at().peaks.stages)

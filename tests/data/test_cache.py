@@ -1,12 +1,13 @@
 """fedapt.data.cache: saves time and never anything else."""
 
 import os
+import threading
 
 import numpy as np
 import pytest
 
 from fedapt.data import cache
-from fedapt.data.cache import cached, digest
+from fedapt.data.cache import alone, cached, digest, kept
 
 
 @pytest.fixture
@@ -24,6 +25,34 @@ def test_an_array_is_made_once(folder):
     assert cached("a", "key", lambda: made) is made
     found = cached("a", "key", never)
     assert found.dtype == np.int32 and found.tolist() == [[0, 1, 2], [3, 4, 5]]
+
+
+def test_what_is_kept_can_be_looked_at_without_making_it(folder):
+    assert kept("a", "key") is None
+    cached("a", "key", lambda: np.array([1]))
+    assert kept("a", "key").tolist() == [1]
+
+
+def test_who_comes_while_an_array_is_made_waits_and_does_not_make_it_again(folder):
+    begun, made = threading.Event(), []
+
+    def slow():
+        begun.set()
+        other.join(0.2)
+        made.append(other.is_alive())
+        return np.array([1])
+
+    def wait():
+        begun.wait()
+        with alone("a", "key"):
+            made.append(cached("a", "key", never).tolist())
+
+    other = threading.Thread(target=wait)
+    other.start()
+    with alone("a", "key"):
+        cached("a", "key", slow)
+    other.join()
+    assert made == [True, [1]] and [path.name for path in folder.iterdir()] == ["a-key.npy"]
 
 
 def test_entries_of_another_name_or_key_are_not_used(folder):
@@ -44,7 +73,8 @@ def test_a_damaged_entry_is_made_again_and_replaced(folder, damage):
 def test_a_folder_that_cannot_be_written_is_no_problem(tmp_path, monkeypatch):
     (tmp_path / "file").write_text("not a folder")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
-    assert cached("a", "key", lambda: np.array([1])).tolist() == [1]
+    with alone("a", "key"):
+        assert cached("a", "key", lambda: np.array([1])).tolist() == [1]
 
 
 def test_an_entry_is_a_plain_npy_file_and_nothing_temporary_is_left(folder):

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fedapt.data import DataSpec, load
+from fedapt.data import DataSpec, load, pool
+from fedapt.errors import ScenarioError, SetupError
 
 SMALL = {"samples": 300, "test_samples": 50}
 
@@ -101,3 +102,46 @@ def test_sixty_thousand_samples_are_shared_out_in_seconds(clients, tmp_path):
     environment = {"PYTHONPATH": ":".join(sys.path), "XDG_CACHE_HOME": str(tmp_path)}
     done = subprocess.run([sys.executable, "-c", code, str(clients)], env=environment, capture_output=True, text=True)
     assert float(done.stdout) < 10
+
+
+@pytest.mark.parametrize(("source", "samples"), [("strokes", 200), ("digits", 200), ("digits", None)])
+def test_only_samples_of_the_chosen_classes_are_used_and_labels_stay_those_of_the_whole_data(source, samples):
+    federation = load(DataSpec(source=source, classes=[7, "2"], samples=samples, test_samples=40, held_out=0.2), 4, 0)
+    assert set(federation.train.labels) == set(federation.test.labels) == {2, 7} and federation.classes == 10
+    assert len(federation.test.labels) == 40 and len(federation.train.labels) == (samples or len(federation.train.labels)) > 199
+    assert sum(sizes(federation.rows)) + sum(sizes(federation.held_out)) == len(federation.train.labels)
+
+
+@pytest.mark.parametrize("source", ["strokes", "digits"])
+def test_choosing_all_classes_chooses_nothing(source):
+    some = {"source": source, "samples": 100, "test_samples": 20, "partition": "dirichlet"}
+    one, other = load(DataSpec(**some), 4, 0), load(DataSpec(**some, classes=list(range(10))), 4, 0)
+    assert np.array_equal(one.train.inputs, other.train.inputs) and np.array_equal(one.test.labels, other.test.labels)
+    assert all(map(np.array_equal, one.rows, other.rows))
+
+
+def test_no_choice_of_classes_trains_on_what_another_tests_on():
+    whole = load(DataSpec(source="digits"), 4, 0)
+    some = load(DataSpec(source="digits", classes=[0, 1]), 4, 0)
+    tested = {image.tobytes() for image in whole.test.inputs}
+    assert {image.tobytes() for image in some.test.inputs} < tested
+    assert not {image.tobytes() for image in some.train.inputs} & tested
+
+
+def test_a_pool_is_normalised_like_the_federation_and_belongs_to_nobody():
+    federation = load(DataSpec(**SMALL, classes=[5]), 6, 0)
+    pooled = pool(DataSpec(samples=80, test_samples=20, classes=[1, 2]), federation, 0)
+    assert pooled.train.mean is federation.train.mean and pooled.test.std is federation.train.std
+    assert set(pooled.train.labels) == {1, 2} and pooled.data_shape == federation.data_shape
+    # A row that nobody owns is drawn by a hand of its own, and not by that of a client.
+    assert not np.array_equal(pooled.train.inputs[:6], load(DataSpec(samples=80, classes=[1, 2]), 6, 0).train.inputs[:6])
+
+
+def test_a_pool_of_another_shape_is_refused():
+    with pytest.raises(SetupError, match=r"its inputs are \[1, 8, 8\] uint8, but the clients train on \[1, 28, 28\] uint8"):
+        pool(DataSpec(source="digits"), load(DataSpec(**SMALL), 6, 0), 0)
+
+
+def test_an_unknown_class_is_refused():
+    with pytest.raises(ScenarioError, match="there is no class 10"):
+        load(DataSpec(**SMALL, classes=[10]), 6, 0)

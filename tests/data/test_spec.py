@@ -68,3 +68,9 @@ def test_what_exists_is_a_path_but_for_built_in_names(tmp_path):
     (tmp_path / "cifar10").mkdir()
     (tmp_path / "digits").mkdir()
     assert is_path("cifar10", tmp_path) and not is_path("digits", tmp_path)
+
+
+@pytest.mark.parametrize("classes", [[], [1.5], [True], 3, "all"])
+def test_classes_are_a_list_of_numbers_and_names(classes):
+    with pytest.raises(ValidationError):
+        DataSpec(classes=classes)

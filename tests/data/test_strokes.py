@@ -39,7 +39,7 @@ def test_a_row_changes_with_its_owner_and_with_nothing_else():
     owner = np.arange(40, dtype=np.int32) % 4
     moved, orphaned = owner.copy(), owner.copy()
     moved[5], orphaned[5] = 2, -1
-    strokes = source(40, 10, 4, 0)
+    strokes = source(DataSpec(samples=40, test_samples=10), 4, 0)
     images = strokes.inputs(owner)[0]
     for other in (moved, orphaned):
         changed = (strokes.inputs(other)[0] != images).any(axis=(1, 2, 3))
@@ -47,14 +47,14 @@ def test_a_row_changes_with_its_owner_and_with_nothing_else():
 
 
 def test_the_test_set_does_not_depend_on_who_owns_the_training_rows():
-    strokes = source(40, 25, 4, 0)
+    strokes = source(DataSpec(samples=40, test_samples=25), 4, 0)
     assert np.array_equal(strokes.inputs(NOBODY)[1], strokes.inputs(np.arange(40, dtype=np.int32) % 4)[1])
     assert len(strokes.inputs(NOBODY)[1]) == len(strokes.test_labels) == 25
 
 
 def brightness_correlation(owner, clients):
     """Return the correlation of the mean brightness of row 2 i and row 2 i + 1."""
-    pairs = source(len(owner), 10, clients, 0).inputs(owner)[0].mean(axis=(1, 2, 3)).reshape(-1, 2)
+    pairs = source(DataSpec(samples=len(owner), test_samples=10), clients, 0).inputs(owner)[0].mean(axis=(1, 2, 3)).reshape(-1, 2)
     return np.corrcoef(pairs.T)[0, 1]
 
 
@@ -65,13 +65,13 @@ def test_a_writer_is_recognised_by_the_pen_and_rows_of_nobody_have_no_common_wri
 
 
 def test_ink_is_bright_in_the_middle_and_the_border_is_dark():
-    mean = source(500, 10, 1, 0).inputs(np.full(500, -1, dtype=np.int32))[0].mean(axis=(0, 1))
+    mean = source(DataSpec(samples=500, test_samples=10), 1, 0).inputs(np.full(500, -1, dtype=np.int32))[0].mean(axis=(0, 1))
     assert mean[8:20, 8:20].mean() > 2 * mean[[0, -1]].mean() and mean[[0, -1]].mean() < 40
 
 
 @pytest.mark.slow
 def test_seventy_thousand_images_take_a_few_seconds():
-    strokes, start = source(60_000, 10_000, 200, 0), time.perf_counter()
+    strokes, start = source(DataSpec(samples=60_000, test_samples=10_000), 200, 0), time.perf_counter()
     strokes.inputs(np.arange(60_000, dtype=np.int32) % 200)
     assert time.perf_counter() - start < 6
 

@@ -264,3 +264,25 @@ def test_only_the_inputs_that_are_used_are_decoded(shared_data, monkeypatch):
     )
     load(DataSpec(source=str(shared_data / "cifar10_train.parquet"), samples=30, test_samples=20), 3, 0)
     assert decoded == [30, 20]
+
+
+def test_classes_of_a_table_are_chosen_before_samples_and_keep_their_numbers(tmp_path):
+    path = write(tmp_path / "a_train.parquet", range(8), labels=["ant", "bee", "cat", "cat"] * 2)
+    write(tmp_path / "a_test.parquet", [8, 9, 10], labels=["cat", "ant", "dog"])
+    source = tabular(DataSpec(source=path, classes=["cat", 1], samples=5), 0)
+    train, test = samples(source)
+    assert len(train) == 5 and set(train) <= {1, 2, 3, 5, 6, 7} and test == [8]
+    assert source.labels.tolist() == [1 if value % 4 == 1 else 2 for value in train]
+    assert source.class_names == ("ant", "bee", "cat", "dog")
+
+
+def test_a_partition_sees_the_rows_of_the_chosen_classes(tmp_path):
+    path = write(tmp_path / "a.parquet", range(8), labels=[0, 1] * 4, split=["train"] * 6 + ["test"] * 2, client=list("aabbccdd"))
+    source = tabular(DataSpec(source=path, classes=[1], partition={"kind": "natural_id"}), 0)
+    assert samples(source) == [[1, 3, 5], [7]] and source.columns["client"].tolist() == [0, 1, 2]
+
+
+def test_running_text_has_no_classes_to_choose(tmp_path):
+    pq.write_table(pa.table({"text": ["to be or not to be", "that is the question"]}), tmp_path / "a.parquet")
+    with pytest.raises(ScenarioError, match=r"data\.classes: running text has no labels to choose by"):
+        tabular(DataSpec(source=str(tmp_path / "a.parquet"), classes=[1]), 0)

@@ -209,7 +209,7 @@ def test_the_largest_terms_of_many_clients_are_added_exactly():
     stacked[1:, 0] -= np.arange(64, dtype=np.float32)
     total = ExactSum()
     total.add_stacked({"w": stacked}, [1] * 65)
-    assert int(total.totals["w"][0]) == sum(int(float(value) * 2**30) for value in stacked[:, 0])
+    assert int(total.totals["w", None][0]) == sum(int(float(value) * 2**30) for value in stacked[:, 0])
 
 
 def test_updates_that_cannot_be_added_exactly_are_named():

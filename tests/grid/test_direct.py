@@ -1,5 +1,7 @@
 """A visit without messages has the outcome of one with messages, bit by bit."""
 
+from contextlib import nullcontext
+
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, assume, given, settings
@@ -8,6 +10,7 @@ from hypothesis import strategies as st
 from fedapt.grid.inline import Inline
 from fedapt.grid.visit import ByMessage
 from tests.grid.conftest import same_bits, scenario
+from tests.grid.partial import SCHEMES, lent
 from tests.grid.play import play
 
 
@@ -54,10 +57,12 @@ LINKS = [
     link=st.sampled_from(LINKS),
     strategy=st.sampled_from(["fedavg", "scaffold", "fedprox", "median"]),
     epochs=st.integers(0, 2),
+    schemes=st.sampled_from([None, SCHEMES, SCHEMES[:3], SCHEMES[2:3]]),
 )
-def test_any_method_over_any_link(precision, link, strategy, epochs):
+def test_any_method_over_any_link(precision, link, strategy, epochs, schemes):
     assume(not (link and precision == PRECISIONS[4]))
-    same_play(scenario(clients=_clients(precision, link, epochs), strategy=strategy), cohort=range(4))
+    with lent(schemes) if schemes else nullcontext():
+        same_play(scenario(clients=_clients(precision, link, epochs), strategy=strategy), cohort=range(4))
 
 
 def _clients(precision, link, epochs):
@@ -74,6 +79,15 @@ def test_outcomes_rows_and_models_are_the_same(precision):
 def test_what_clients_keep_and_compress_is_the_same():
     rows, kept = same_play(scenario(clients=_clients("fp32", LINKS[4], 1)))
     assert set(kept) == {row.client for row in rows} and all(values.any() for values in kept[rows[0].client].values())
+
+
+@pytest.mark.parametrize("strategy", ["fedavg", "median"])
+def test_parts_of_the_model_come_back_the_same(strategy):
+    """Of clients that adapt bits within the round, and compress what they send."""
+    with lent(SCHEMES):
+        rows, kept = same_play(scenario(clients=_clients(PRECISIONS[-1], LINKS[4], 1), strategy=strategy), cohort=range(4))
+    assert {row.status for row in rows} == {"ok"} and len({row.uplink_bytes for row in rows[:4]}) == 4
+    assert kept[0].keys() == {"dense1", "dense2"} and kept[1]["conv2"].shape == (32, 16, 3, 3)
 
 
 def test_a_client_that_diverges_says_the_same():

@@ -11,6 +11,9 @@ from fedapt.grid.exact_sum import ExactSum
 UPDATES = st.lists(st.tuples(st.floats(-10, 10, width=32), st.integers(1, 5000)), min_size=1, max_size=12)
 
 
+SHAPE = {"w": np.zeros(2, np.float32)}
+
+
 def total(updates):
     result = ExactSum()
     for value, weight in updates:
@@ -23,18 +26,18 @@ def test_any_order_and_any_grouping_give_the_same_bits(updates, random, cut):
     shuffled = random.sample(updates, len(updates))
     grouped = total(shuffled[:cut])
     grouped.merge(total(shuffled[cut:]))
-    assert np.array_equal(total(updates).mean()["w"], grouped.mean()["w"])
+    assert np.array_equal(total(updates).mean(SHAPE)["w"], grouped.mean(SHAPE)["w"])
 
 
 @given(UPDATES)
 def test_the_mean_is_the_weighted_mean(updates):
     values, weights = np.array([v for v, _ in updates], np.float64), np.array([w for _, w in updates], np.float64)
     expected = (values * weights).sum() / weights.sum()
-    assert total(updates).mean()["w"][0] == pytest.approx(expected, abs=2.0**-30)
+    assert total(updates).mean(SHAPE)["w"][0] == pytest.approx(expected, abs=2.0**-30)
 
 
 def test_zero_updates_give_exact_zeros():
-    assert not total([(0.0, 7), (0.0, 1)]).mean()["w"].any()
+    assert not total([(0.0, 7), (0.0, 1)]).mean(SHAPE)["w"].any()
 
 
 @pytest.mark.parametrize("value", [1e6, np.inf, -np.inf, np.nan])
@@ -47,4 +50,4 @@ def test_a_refused_update_leaves_the_sum_as_it_was():
     result = total([(1.0, 3)])
     with pytest.raises(DamagedData):
         result.add({"w": np.float32([2.0, np.nan])}, 1000)
-    assert result.weight == 3 and result.mean()["w"][0] == 1.0
+    assert result.weight == 3 and result.mean(SHAPE)["w"][0] == 1.0

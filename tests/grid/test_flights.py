@@ -1,6 +1,7 @@
 """fedapt.grid.flights: what lands in a step, for clients that are asked in turn and bring what the test says."""
 
 import itertools
+import json
 from dataclasses import replace
 
 import numpy as np
@@ -8,6 +9,8 @@ import numpy as np
 from fedapt.clock.asynchronous import Asynchronous
 from fedapt.cost.ledger import LedgerRow
 from fedapt.grid.flights import Brought, Flights
+from fedapt.quant.parts import Part, Slice
+from fedapt.record.plain import pack, unpack
 
 LASTS_S = {0: 1.0, 1: 2.0, 2: 3.0, 3: 4.0}
 
@@ -62,3 +65,14 @@ def test_what_is_in_the_air_survives_its_plain_state():
     assert again.give_up(3) == flights.give_up(3)
     late = again.give_up(3)[0]
     assert late == replace(brought(1).rows[0], round=3, status="late", staleness=3, reason="the run ended before it came back")
+
+
+def test_what_part_an_update_is_of_survives_too():
+    part = Part({"a": Slice(1, (0, 2)), "b": None}, frozenset({"a.bias"}))
+    _, _, flights = play(lambda client: replace(brought(client), part=part if client else None))
+    arrays = {}
+    plain = unpack(json.loads(json.dumps(pack(flights.state(), arrays, "flights"))), arrays)
+    again = Flights(Asynchronous(concurrency=2), 1, InTurn())
+    again.restore(plain)
+    landed, _ = again.step(1, 1.0, {1: 2.0}.get, lambda clients: {client: brought(client) for client in clients})
+    assert [(one.client, one.brought.part) for one in landed] == [(1, part)]

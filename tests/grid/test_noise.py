@@ -53,9 +53,8 @@ def test_short_steps_bring_as_much_variance_as_length():
     assert training_variance(TASK, {"fc": coded(0.1, 0.2)}, report(0.0)) == 0.0
 
 
-def test_floats_frozen_layers_and_no_steps_have_no_noise():
+def test_what_does_not_train_in_codes_and_no_steps_have_no_noise():
     assert training_variance(TASK, {}, report()) == 0.0
-    assert training_variance(told(frozen=["fc"]), {"fc": coded(0.1)}, report()) == 0.0
     assert training_variance(TASK, {"fc": coded(0.1)}, report(steps=0)) == 0.0
 
 

@@ -11,8 +11,10 @@ from fedapt.clients.faulty import drawn
 from fedapt.errors import RunFailed, SetupError
 from fedapt.grid.ray_pool import RayPool
 from fedapt.grid.ray_session import cause
+from fedapt.quant.treatment import WHOLE, Scheme
 from tests.grid.accident import Accident, OpensOnce
 from tests.grid.conftest import enrolled, same_bits, scenario
+from tests.grid.partial import lent
 from tests.grid.play import play
 
 pytestmark = pytest.mark.usefixtures("ray_session")
@@ -44,6 +46,15 @@ def test_strategies_that_see_every_update_get_the_same_bits_from_ray(strategy):
     wanted = scenario(strategy=strategy)
     model, _, _ = play(wanted, pool(2, chunk=2))
     assert same_bits(model, play(wanted)[0])
+
+
+@pytest.mark.parametrize("strategy", ["fedavg", "median"])
+def test_what_clients_train_of_the_model_comes_back_from_ray_with_the_same_bits(strategy):
+    wanted = scenario(strategy=strategy)
+    with lent([Scheme(("conv1", "conv2")), Scheme(("conv1",)), WHOLE]):
+        model, rows, _ = play(wanted)
+        again, other, _ = play(wanted, pool(2, chunk=2))
+    assert same_bits(model, again) and rows == other and len({row.uplink_bytes for row in rows}) == 3
 
 
 @pytest.mark.parametrize("accident", [None, "kill"])

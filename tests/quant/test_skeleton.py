@@ -10,8 +10,9 @@ import torch
 from torch import nn
 
 from fedapt.errors import DamagedData
-from fedapt.quant import BackwardRule, FloatWeight, GridOptions, MasterWeight, OperandWidths, SingleCopySGD, quantisable
+from fedapt.quant import FloatWeight, GridOptions, MasterWeight, OperandWidths, SingleCopySGD, quantisable
 from fedapt.quant.skeleton import Skeleton, float_arrays
+from fedapt.quant.treatment import WHOLE, Scheme
 from fedapt.quant.wire import from_bytes, quantise_arrays, to_bytes
 from tests.quant.live import Storages
 from tests.quant.nets import Odd, cnn, mlp
@@ -119,10 +120,10 @@ def test_a_missing_and_an_extra_float_are_refused_by_name(name):
         Skeleton(mlp).load(start)
 
 
-def test_every_layer_of_a_skeleton_has_the_rule_and_the_widths_it_was_given():
-    rule, operands = BackwardRule(), OperandWidths(8, 6)
-    layers = Skeleton(mlp, rule, operands).quantised.layers.values()
-    assert all(layer.rule is rule and layer.operands is operands for layer in layers)
+def test_every_layer_of_a_skeleton_has_the_widths_it_was_given():
+    operands = OperandWidths(8, 6)
+    layers = Skeleton(mlp, operands=operands).quantised.layers.values()
+    assert all(layer.operands is operands for layer in layers)
     assert all(layer.operands == OperandWidths(32, 32) for layer in Skeleton(mlp).quantised.layers.values())
 
 
@@ -197,7 +198,7 @@ def test_a_frozen_prefix_keeps_nothing_and_stays_as_it_was(operands, generator):
     skeleton.load(coded(chain(), 8))
     x = torch.randn(3, 1, 8, 8, generator=generator)
     everything, _ = kept_bytes(skeleton, x)
-    skeleton.freeze(["0", "1", "3"])
+    skeleton.treat(Scheme(("0", "1", "3")))
     before = to_bytes(skeleton.unload(), {})
     kept, output = kept_bytes(skeleton, x)
     # The input of the dense layer, 64 numbers a sample, is all that its gradient needs.
@@ -213,7 +214,7 @@ def test_a_frozen_prefix_keeps_nothing_and_stays_as_it_was(operands, generator):
 def test_a_model_that_is_frozen_whole_needs_no_gradient_at_all():
     skeleton = Skeleton(mlp)
     skeleton.load(coded(mlp()))
-    skeleton.freeze(["dense1", "dense2"])
+    skeleton.treat(Scheme(("dense1", "dense2")))
     assert not skeleton.model(torch.ones(1, 9)).requires_grad
 
 
@@ -222,7 +223,7 @@ def test_a_layer_frozen_in_the_middle_keeps_nothing_and_passes_the_error_on(gene
     start, x = coded(chain(), 32), torch.randn(3, 1, 8, 8, generator=generator)
     for skeleton in (free, frozen):
         skeleton.load(copy.deepcopy(start))
-    frozen.freeze(["3"])
+    frozen.treat(Scheme(("3",)))
     assert kept_bytes(free, x)[0] - kept_bytes(frozen, x)[0] == 3 * 4 * 6 * 6
     for skeleton in (free, frozen):
         step(skeleton, x, lr=1e-3)
@@ -232,7 +233,7 @@ def test_a_layer_frozen_in_the_middle_keeps_nothing_and_passes_the_error_on(gene
     assert still == {"3"}
 
 
-def test_freezing_holds_until_the_next_call_and_loading_ends_it():
+def test_a_scheme_holds_until_the_next_one_whatever_model_moves_in():
     def half():
         model = chain()
         model[3].requires_grad_(False)
@@ -248,17 +249,19 @@ def test_freezing_holds_until_the_next_call_and_loading_ends_it():
 
     everything = {"0", "0.bias", "1.weight", "1.bias", "6", "6.bias"}
     assert trained() == everything
-    skeleton.freeze(["1", "0"])
+    skeleton.treat(Scheme(("1", "0")))
     assert trained() == {"6", "6.bias"}
-    skeleton.freeze(["6"])
+    skeleton.treat(Scheme(("6",)))
     assert trained() == everything - {"6", "6.bias"}
     skeleton.load(coded(half()))
+    assert trained() == everything - {"6", "6.bias"}
+    skeleton.treat(WHOLE)
     assert trained() == everything
 
 
 def test_freezing_what_is_not_there_is_refused_by_name():
-    with pytest.raises(DamagedData, match=r"the model has no modules dense3 that could be frozen"):
-        Skeleton(mlp).freeze(["dense3", "dense1"])
+    with pytest.raises(DamagedData, match=r"the model has no modules dense3 that could be trained otherwise"):
+        Skeleton(mlp).treat(Scheme(("dense3", "dense1")))
 
 
 def test_a_master_trains_through_its_copy_and_crosses_alone(generator):

@@ -166,3 +166,8 @@ def test_mixed_origins_name_the_more_frequent_first() -> None:
 def test_the_screen_says_so_if_clients_were_trained_together_and_only_then() -> None:
     assert not any(line.startswith("Batched") for line in final_screen())
     assert any(line.startswith("Batched   7 of ") for line in final_screen(batched=7))
+
+
+def test_the_screen_says_so_if_images_were_laid_out_otherwise() -> None:
+    assert not any(line.startswith("Layout") for line in final_screen())
+    assert any(line.startswith("Layout") and "channels" in line for line in final_screen(channels_last=True))
