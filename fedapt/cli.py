@@ -136,7 +136,10 @@ def check(
     check_scenario(loaded, output, json)
 
 
-@app.command(epilog="Examples: [bold]fedapt plan noniid[/]  ·  [bold]fedapt plan my.yaml --json plans.json[/]")
+@app.command(
+    epilog="Examples: [bold]fedapt plan noniid[/]  ·  [bold]fedapt plan my.yaml --json plans.json[/]  ·  "
+    "[bold]fedapt plan noniid --set 'clients.groups=\\[{profile: nrf52840}]'[/]"
+)
 def plan(
     scenario: Annotated[str, typer.Argument(help="A scenario file, or the name of a packaged one, such as `noniid`.")],
     overrides: Annotated[

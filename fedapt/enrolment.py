@@ -85,7 +85,8 @@ def enrol(scenario: Scenario, federation: Federation, start: Arrays | None = Non
         reasons = {row.group: row.reason for row in reversed(refused)}
         said = "; ".join(f"{group}: {reason}" for group, reason in reversed(reasons.items()))
         raise ScenarioError(f"none of the {len(group_of)} clients can take part: {said}")
-    workshop = Workshop(federation, scenario.model, methods, group_of, faults, channels_last=scenario.engine.channels_last)
+    laid, compute = scenario.engine.channels_last, scenario.engine.compute
+    workshop = Workshop(federation, scenario.model, methods, group_of, faults, channels_last=laid, compute=compute)
     batteries = _batteries(scenario, participants, group_of)
     return Enrolment(participants, tuple(refused), wishes, batteries, workshop, groups, group_of)
 

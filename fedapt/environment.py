@@ -16,13 +16,14 @@ from fedapt import __version__
 from fedapt.record.files import write_whole
 from fedapt.record.tables import as_json, read_json
 
-EXACT = ("fedapt", "torch", "flwr", "numpy", "threads", "cpu_capability", "gpu")
+EXACT = ("fedapt", "torch", "flwr", "numpy", "threads", "cpu_capability", "gpu", "bf16")
 
 
-def environment(scenario_yaml: str = "", *, gpu: bool = False) -> dict[str, Any]:
+def environment(scenario_yaml: str = "", *, gpu: bool = False, half: bool = False) -> dict[str, Any]:
     """Return versions, threads, the CPU, the command, and the digest of the resolved scenario.
 
-    gpu: whether to name the GPU too, None if there is none; asking for its name takes hold of it.
+    gpu: whether to name the GPU too, None if there is none; asking for its name takes hold of it. half: whether to name what the
+    processor multiplies bf16 with, None if it has nothing for that.
     """
     import torch
 
@@ -34,6 +35,7 @@ def environment(scenario_yaml: str = "", *, gpu: bool = False) -> dict[str, Any]
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
         "cpus": os.cpu_count(),
         **({"gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None} if gpu else {}),
+        **({"bf16": _bf16_instructions()} if half else {}),
         "platform": platform.platform(),
         "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
         "scenario_sha256": hashlib.sha256(scenario_yaml.encode()).hexdigest(),
@@ -67,6 +69,13 @@ def _version(package: str) -> str | None:
         return version(package)
     except PackageNotFoundError:
         return None
+
+
+def _bf16_instructions() -> str | None:
+    import torch
+
+    found: Mapping[str, Any] = torch.cpu.get_capabilities()
+    return ", ".join(sorted(name for name, has in found.items() if "bf16" in name and has)) or None
 
 
 def _cpu_model() -> str:

@@ -65,7 +65,7 @@ def _scenario_of(path: Path, allow_inexact: bool) -> tuple[Scenario, list[str]]:
     if not edited or allow_inexact:
         scenario = load_scenario(str(path / "scenario.yaml"))
         torch.set_num_threads(scenario.engine.threads)
-    changed = differences(before, environment(text, gpu="gpu" in before))
+    changed = differences(before, environment(text, gpu="gpu" in before, half="bf16" in before))
     if changed and not allow_inexact:
         raise CannotResume(
             f"{path} cannot go on to the same bits: {'; '.join(changed)}. With --allow-inexact it goes on all the same."

@@ -61,7 +61,8 @@ def run(scenario: Scenario, root: Path, display: Display, stopper: Stopper, tran
     with in_use(folder.path):
         torch.set_num_threads(scenario.engine.threads)
         text = dump_scenario(scenario)
-        folder.write_start(text, environment(text, gpu=scenario.engine.wants_gpu))
+        engine = scenario.engine
+        folder.write_start(text, environment(text, gpu=engine.wants_gpu, half=engine.compute == "bfloat16"))
         play(scenario, folder, display, stopper, transport)
     return folder.path
 
@@ -319,7 +320,8 @@ class Story:
         if not self._records:
             return
         clients = self._standings.records(self._enrolment, self._committed_scores)
-        summary = self._totals.summarise(self._records, clients, channels_last=self._scenario.engine.channels_last)
+        engine = self._scenario.engine
+        summary = self._totals.summarise(self._records, clients, channels_last=engine.channels_last, compute=engine.compute)
         self._folder.finish(self._committed_arrays, clients, summary)
         write_report(self._folder.path)
         if len(self._records) == self._scenario.rounds:

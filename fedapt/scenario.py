@@ -11,6 +11,7 @@ import os
 import re
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import cache
 from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -30,6 +31,7 @@ from fedapt.models.model import ModelOptions
 from fedapt.options import Options
 from fedapt.plugins.strategies import PluggedStrategies
 from fedapt.pretraining import Pretraining
+from fedapt.quant.half import Compute
 from fedapt.reading.explain import explain, suggest
 from fedapt.reading.one_of import OneOf
 from fedapt.reading.overrides import override, with_value
@@ -52,7 +54,8 @@ MOST_TOGETHER = 4096
 class Engine(Options):
     """What runs the clients.
 
-    Of results only the last digits may change, and only with `threads`, `batch_clients`, `device` and `channels_last`.
+    Of results only the last digits may change, and only with `threads`, `batch_clients`, `device` and `channels_last`; with
+    `compute` more than those.
     """
 
     kind: Literal["ray", "inline", "superlink"] = Field(
@@ -77,6 +80,11 @@ class Engine(Options):
     channels_last: bool = Field(
         default=False, description="lay images out so that convolutions are faster on most processors; changes the last bits"
     )
+    compute: Compute = Field(
+        default="float32",
+        description="bfloat16: layers with codes of at most 8 bits round inputs and errors to bf16, where that is faster on"
+        " processors that multiply it in hardware",
+    )
     max_attempts: int = Field(default=3, ge=1, description="how often a client is tried when its worker dies")
     task_timeout_s: float = Field(default=600.0, gt=0, description="seconds after which a silent worker is replaced")
     grace_s: float = Field(default=120.0, gt=0, description="seconds to wait for a worker when all are lost")
@@ -97,6 +105,8 @@ class Engine(Options):
     def _batched_where_it_can_be(self) -> Engine:
         if self.batch_clients != 1 and self.kind == "superlink":
             raise ValueError("superlink plays each client in its own process; leave `batch_clients` out, or use ray or inline")
+        if self.compute != "float32" and self.kind == "superlink":
+            raise ValueError("superlink's clients compute as boards do; leave `compute` out, or use ray or inline")
         if self.batch_clients == 1 and self.device == "cuda":
             raise ValueError(
                 "`device: cuda` trains batches of clients, one alone stays on the CPU; give `batch_clients: auto` too"
@@ -253,9 +263,15 @@ def parsed(source: Source) -> tuple[Scenario | None, list[Problem]]:
 
 def packaged(benches: bool = False) -> list[str]:
     """Return the names of the scenarios, or of the benches, that come with fedapt."""
-    files = resources.files("fedapt.scenarios").iterdir()
-    names = sorted(file.name.removesuffix(".yaml") for file in files if file.name.endswith(".yaml"))
-    return [name for name in names if (name.split("-")[0] == "bench") == benches]
+    return [name for name, of_benches in _packaged().items() if of_benches == benches]
+
+
+@cache
+def _packaged() -> dict[str, bool]:
+    """Return by name whether a file that comes with fedapt is a bench."""
+    files = [file for file in resources.files("fedapt.scenarios").iterdir() if file.name.endswith(".yaml")]
+    kinds = {file.name.removesuffix(".yaml"): is_bench(read_bytes(file.read_bytes(), file.name).data) for file in files}
+    return dict(sorted(kinds.items()))
 
 
 def is_bench(data: Any) -> bool:

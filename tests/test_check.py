@@ -8,14 +8,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 from rich.console import Console
+from safetensors.numpy import save_file
 from torch import nn
 
 from fedapt.check import machine, trial
 from fedapt.check.prediction import gather, predict
 from fedapt.check.rules import cautions
+from fedapt.data import load
 from fedapt.errors import RunFailed, ScenarioError, SetupError
-from fedapt.models import MODELS
+from fedapt.models import MODELS, build
 from fedapt.models.model import named
+from fedapt.quant.skeleton import float_arrays
 from fedapt.report.prediction import check_scenario, show
 from fedapt.report.terminal import Display
 from fedapt.results import read_run
@@ -24,7 +27,17 @@ from fedapt.stopping import Stopper
 from tests.grid.conftest import scenario
 from tests.test_cli import fedapt, small
 
-EXACT = ("status", "samples", "steps", "batch", "frozen_layers", "macs", "memory_bytes", "memory_container_bytes")
+EXACT = (
+    "status",
+    "samples",
+    "steps",
+    "batch",
+    "frozen_layers",
+    "trained_weights",
+    "macs",
+    "memory_bytes",
+    "memory_container_bytes",
+)
 EXACT += ("downlink_bytes", "uplink_bytes", "mean_bits", "choice", "battery_j", "memory_budget_bytes")
 PI = "raspberry-pi-4"
 
@@ -69,7 +82,7 @@ SCENARIOS = {
     "apt": {"clients": clients("apt")},
     "apt at the client, to the bits that it has": {"clients": clients({"kind": "apt", "every_batches": 2, "t_min": 0.0})},
     "budget": {
-        "clients": clients("budget", budget("1 GiB"), budget("95 KiB"), budget("70 KiB"), budget("45 KiB"), budget("20 KiB"))
+        "clients": clients("budget", budget("1 GiB"), budget("95 KiB"), budget("70 KiB"), budget("41 KiB"), budget("20 KiB"))
     },
     "an energy budget": {"clients": clients({"kind": "fixed", "bits": 16}, {"profile": PI, "budget": {"energy": "3 mJ"}})},
     "activations": {"clients": clients("budget", activations=8, errors=8)},
@@ -93,11 +106,13 @@ SCENARIOS = {
 
 # What must occur among the clients for a scenario to try what it is called.
 TRIED = {
-    "budget": lambda rows: {(row.batch, row.frozen_layers) for row in rows} == {(16, 0), (1, 0), (4, 3), (1, 3), (0, 0)},
+    "budget": lambda rows: (
+        len({(row.batch, row.trained_weights) for row in rows}) == 5 and "refused" in {row.status for row in rows}
+    ),
     "a deadline": lambda rows: {row.status for row in rows} == {"ok", "late"},
     "batteries": lambda rows: {row.status for row in rows} == {"ok", "refused"},
     "an energy budget": lambda rows: len({row.mean_bits for row in rows}) > 3,
-    "scaffold": lambda rows: len({row.mean_bits for row in rows}) > 1,
+    "scaffold": lambda rows: len({row.batch for row in rows}) > 1,
     "a compressed upload": lambda rows: len({row.mean_bits for row in rows}) > 1,
     "partial work": lambda rows: (
         any(row.steps * row.batch == row.samples for row in rows) and len({row.time_s for row in rows}) > 3
@@ -257,8 +272,32 @@ WARNINGS = [
         {"clients": clients("fixed", budget("264 KiB"))},
         r"all 12 .* at 2 bits: 26\d KiB of memory, where",
     ),
-    ("single_samples", {"clients": clients("budget", budget("95 KiB"))}, r"all 12 .* batches of 1: 266 KiB .* it has 95 KiB"),
-    ("frozen_layers", {"clients": clients("budget", budget("70 KiB"))}, r"not train conv1, conv2, dense1: 128 KiB of memory"),
+    ("single_samples", {"clients": clients("budget", budget("95 KiB"))}, r"all 12 .* batches of 1: 105 KiB .* it has 95 KiB"),
+    (
+        "frozen_layers",
+        {"clients": clients("budget", budget("39.42 KiB"))},
+        r"all 12 .* not train conv1, conv2, dense1: 9\d\.\d KiB of memory, where",
+    ),
+    (
+        "frozen_layers",
+        {"clients": clients("budget", budget("1 GiB"), budget("39.42 KiB"))},
+        r"clients of 39.42 KiB would not train conv1, conv2, dense1, which others train: ",
+    ),
+    (
+        "trained_by_nobody",
+        {"clients": clients("budget", budget("39.42 KiB"))},
+        r"^no client trains conv1, .* random weights: .*`pretrain`",
+    ),
+    (
+        "trained_by_nobody",
+        {"clients": clients("fp32", backward={"kind": "gradient_filter", "layers": 1})},
+        "^no client trains conv1",
+    ),
+    (
+        "filtered_from_nothing",
+        {"clients": clients("fp32", backward={"kind": "gradient_filter", "layers": 2})},
+        r"from random weights it fails: add `pretrain`",
+    ),
     ("scope_without_adaptation", {"clients": clients({"kind": "qat", "scope": "client"})}, r"does nothing with qat"),
     ("options_of_codes", {"clients": clients({"kind": "fp32", "rounding": "nearest"})}, r"`rounding` does nothing with fp32"),
     ("bits_within_a_round", {"clients": clients({"kind": "apt", "every_batches": 2})}, r"apt moves bits within a round"),
@@ -272,10 +311,34 @@ def test_a_warning_says_what_will_not_work_and_what_would(rule, changes, sentenc
     assert re.search(sentence, said) and said.isprintable()
 
 
-def test_the_way_out_of_a_warning_is_one(tmp_path):
-    (said,) = told(scenario(clients=clients("budget", budget("70 KiB"))), tmp_path, "frozen_layers")
+@pytest.mark.parametrize(("rule", "memory"), [("frozen_layers", "39.42 KiB"), ("single_samples", "95 KiB")])
+def test_the_way_out_of_a_warning_is_one(rule, memory, tmp_path):
+    (said,) = told(scenario(clients=clients("budget", budget(memory))), tmp_path, rule)
     enough = f"{float(re.search(r'([0-9.]+) KiB of memory, where', said)[1]) + 1} KiB"
-    assert told(scenario(clients=clients("budget", budget(enough))), tmp_path, "frozen_layers") == []
+    assert told(scenario(clients=clients("budget", budget(enough))), tmp_path, rule) == []
+
+
+def test_a_method_that_trains_half_a_layer_is_not_warned_of(tmp_path):
+    method = {"kind": "sparse_update", "weights": {"conv1": 1.0, "conv2": 0.5, "dense1": 0.25}}
+    warned = [caution.rule for caution in cautions(gather(scenario(clients=clients("fp32", backward=method)), tmp_path))]
+    assert not {"frozen_layers", "trained_by_nobody"} & set(warned)
+
+
+def test_nothing_stays_random_after_a_pretraining(tmp_path):
+    weights = tmp_path / "weights.safetensors"
+    wanted = scenario(clients=clients("fp32", backward={"kind": "gradient_filter", "layers": 1}))
+    model = build(wanted.model, load(wanted.data, 12, 0).data_shape, 0)
+    save_file({name: values.numpy() for name, values in float_arrays(model).items()}, weights)
+    begun = scenario(clients=clients("fp32", backward={"kind": "gradient_filter", "layers": 1}), pretrain={"file": str(weights)})
+    assert told(wanted, tmp_path, "trained_by_nobody") and not told(begun, tmp_path, "trained_by_nobody")
+
+
+def test_the_share_of_the_weights_that_train_is_shown(tmp_path):
+    shown = io.StringIO()
+    check_scenario(scenario(clients=clients("budget", budget("1 GiB"), budget("39.42 KiB"))), tmp_path, None, shown)
+    table = shown.getvalue().split("one round")[0]
+    assert re.search(r" batch +trains ", table) and re.search(r"^1 GiB .* 100\.0 % ", table, re.MULTILINE)
+    assert re.search(r"^39\.42 KiB .* 4\.7 % ", table, re.MULTILINE)  # the head's 640 of 13,584 weights
 
 
 def test_activations_do_nothing_where_no_layer_multiplies(tmp_path, monkeypatch):
@@ -367,7 +430,7 @@ def test_the_page_fits_eighty_columns_and_ends_with_the_verdict(tmp_path):
     lines = page.splitlines()
     assert max(map(len, lines)) <= 80 and "\x1b" not in page
     assert lines[-1] == f"Verdict    small can run, {len(prediction.warnings)} warnings"
-    assert any(re.match(r"45 KiB\s+2/2\s+\d+\s+4\.0\s+1\s+3\s+41\.1 KiB\s+45\.0 KiB$", line) for line in lines)
+    assert any(re.match(r"41 KiB\s+2/2\s+\d+\s+[34]\.\d\s+1\s+\d\d\.\d %\s+4\d\.\d KiB\s+41\.0 KiB$", line) for line in lines)
     assert any(line.startswith("20 KiB ") and line.endswith("- 20.0 KiB") for line in lines)
 
 

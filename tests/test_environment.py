@@ -35,3 +35,12 @@ def test_the_gpu_is_named_where_one_is_used_and_another_one_may_change_bits(monk
     assert found["gpu"] == "NVIDIA H200"
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert differences(found, environment(gpu=True)) == ["gpu was NVIDIA H200, is None"]
+
+
+def test_what_multiplies_bf16_is_named_where_it_is_used_and_another_processor_may_change_bits(monkeypatch) -> None:
+    assert "bf16" not in environment()
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx2": True, "avx512_bf16": True, "amx_bf16": False})
+    found = environment(half=True)
+    assert found["bf16"] == "avx512_bf16"
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx2": True, "avx512_bf16": False})
+    assert differences(found, environment(half=True)) == ["bf16 was avx512_bf16, is None"]

@@ -2,17 +2,17 @@
 
 Lin et al. (arXiv 2206.15472) measure, offline, how much accuracy each part brings by itself, and choose the parts with the
 largest sum that the memory has room for, by an evolutionary search. Here the worth of a part is the squared gradient of its
-weights, which is by how much a small step of it lowers the loss, and the search is greedy: of all parts that are left the one
-with the most worth for each byte that it keeps, as long as a whole step, predicted as any other, fits.
+weights, which is by how much a small step of it lowers the loss. The parts with the largest sum for given bytes that they keep
+are a knapsack, solved for all sizes at once; the largest whose whole step, predicted as any other, fits is found by bisection.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -20,27 +20,25 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fedapt.clients.backward.rule import GlobalModel
-from fedapt.clients.backward.sparse_update import SparseUpdate, channels_of, squares_of
+from fedapt.clients.backward.sparse_update import SparseUpdate
+from fedapt.cost.shapes import LayerShape
 from fedapt.cost.workload import Workloads
 from fedapt.quant.ops import EmbeddingOp
 from fedapt.quant.treatment import Module, Scheme
 from fedapt.seeding import torch_stream
 
-# A layer and a share of its input channels; 0 is its bias alone.
-Part = tuple[str, float]
-Parts = Sequence[Part]
 SHARES = (0.125, 0.25, 0.5, 1.0)
+# Into how many units the bytes of the knapsack are divided: a part takes whole ones.
+UNITS = 256
 PROBES = 4
 PROBE_BATCH = 32
-# Parts that are tried beyond the first that has no room; each is measured on a real step of the model.
-MOST_TRIES = 4
 
 
 @dataclass(frozen=True)
 class Worth:
-    """What parts of a model are worth, by layer. weights: (channels,) float64, as `channels_of` counts them; biases: of all."""
+    """What parts of a model are worth, by layer. biases: with those of the norms that follow it."""
 
-    weights: Mapping[str, np.ndarray]
+    weights: Mapping[str, float]
     biases: Mapping[str, float]
 
 
@@ -49,23 +47,24 @@ def worth_of(model: GlobalModel) -> Worth:
 
     The server has no samples of its clients. Normalised inputs have the mean 0 and the variance 1, so normal ones stand for them.
     """
-    net, generator = model.build(), torch_stream(model.seed, "scheme search")
+    # In the mode of evaluation nothing is dropped at random.
+    net, generator = model.build().eval(), torch_stream(model.seed, "scheme search")
     state = {name: torch.from_numpy(np.array(values)) for name, values in model.arrays.items()}
     net.load_state_dict(state, strict=False)
-    layers = [module for module in model.modules if module.op is not None]
-    weights = {layer.name: np.zeros(channels_of(layer)) for layer in layers}
+    weights = {module.name: 0.0 for module in model.modules if module.op is not None}
     biases = dict.fromkeys(weights, 0.0)
     for _ in range(PROBES):
         net.zero_grad()
         output = net(_probe(model, generator))
         labels = torch.randint(0, output.shape[1], (PROBE_BATCH, *output.shape[2:]), generator=generator)
         F.cross_entropy(output, labels).backward()  # type: ignore[no-untyped-call]
-        for layer in layers:
-            module: Any = net.get_submodule(layer.name)
-            if module.weight.grad is not None:
-                weights[layer.name] += squares_of(layer, module.weight.grad.numpy())
-            if layer.has_bias and module.bias.grad is not None:
-                biases[layer.name] += float(module.bias.grad.square().sum())
+        above = ""
+        for module in model.modules:
+            above = module.name if module.op is not None else above
+            for name, parameter in net.get_submodule(module.name).named_parameters(recurse=False):
+                if above and parameter.grad is not None:
+                    worth = weights if module.op is not None and name == "weight" else biases
+                    worth[above] += float(parameter.grad.square().sum())
     return Worth(weights, biases)
 
 
@@ -74,6 +73,19 @@ def _probe(model: GlobalModel, generator: torch.Generator) -> Tensor:
     if model.vocabulary:
         return torch.randint(1, max(model.vocabulary, 2), shape, generator=generator)
     return torch.randn(shape, generator=generator)
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Parts of a model and what they are worth together. reached: how many layers before the head have a bias that trains."""
+
+    worth: float
+    reached: int
+    shares: Mapping[str, float]
+
+
+# Of what has no room.
+NOTHING = Choice(-math.inf, 0, {})
 
 
 @dataclass(frozen=True, eq=False)
@@ -102,76 +114,77 @@ class SparseSearch:
         return self._found[key]
 
     def _search(self, workloads: Workloads, fits: Callable[[Scheme], bool]) -> Scheme | None:
-        inputs = {shape.name: shape.input_elements for shape in workloads.at(workloads.begin).shapes}
-        if not fits(self._scheme([])):
+        best = Choice(0.0, 0, {})
+        if not fits(self._scheme(best)):
             return None
-        # A layer that takes all the room leaves none for others, so each bound on its share is tried.
-        found = [self._filled(list(self._greedy(inputs, most)), fits) for most in SHARES]
-        return self._scheme(max(found, key=self._total))
+        shapes = {shape.name: shape for shape in workloads.at(workloads.begin).shapes}
+        # The gradient of a whole layer may have no room where those of parts of several do, so each bound on shares is tried.
+        for most in reversed(SHARES):
+            better = [choice for choice in self.choices(shapes, most) if choice.worth > best.worth]
+            # They are in the order of what they keep. Most bounds have nothing better to offer, as the first then shows.
+            if not better or not fits(self._scheme(better[0])):
+                continue
+            least, beyond = 0, len(better)
+            while beyond - least > 1:
+                middle = (least + beyond) // 2
+                least, beyond = (middle, beyond) if fits(self._scheme(better[middle])) else (least, middle)
+            best = better[least]
+        return self._scheme(best)
 
-    def _filled(self, steps: Parts, fits: Callable[[Scheme], bool]) -> Parts:
-        """Return as many of the steps as fit, in their order, and then of the later ones those that fit as well."""
-        # The parts are nested, so a step needs the more memory the more of them it has.
-        least, most = 0, len(steps)
-        while least < most:
-            middle = (least + most + 1) // 2
-            least, most = (middle, most) if fits(self._scheme(steps[:middle])) else (least, middle - 1)
-        taken, tries = steps[:least], 0
-        for part in steps[least + 1 :]:
-            if tries < MOST_TRIES and self._follows(part, taken):
-                tries += 1
-                taken = [*taken, part] if fits(self._scheme([*taken, part])) else taken
-        return taken
-
-    def _total(self, parts: Parts) -> float:
-        shares = {name: max(share for other, share in parts if other == name) for name, _ in parts}
-        layers = {module.name: module for module in self.modules}
-        return sum(self._value(layers[name], share) for name, share in shares.items())
-
-    def _greedy(self, inputs: Mapping[str, int], most: float) -> Iterator[Part]:
-        """Yield parts by their worth for a byte: a layer with a share of its channels; the share 0 is that of its bias alone.
+    def choices(self, shapes: Mapping[str, LayerShape], most: float = 1.0) -> list[Choice]:
+        """Return the best choice for each size of a knapsack, as far as it is better than that for a smaller one.
 
         most: the largest share of a layer's channels.
         """
-        layers = [module for module in self.modules if module.op is not None][:-1]
-        at, reached = dict.fromkeys((layer.name for layer in layers), -1.0), len(layers)
-        while True:
-            options = []
-            for place, layer in enumerate(layers):
-                share = next((share for share in (0.0, *SHARES) if at[layer.name] < share <= most), None)
-                if isinstance(layer.op, EmbeddingOp):
-                    share = 1.0 if at[layer.name] < 1 else None
-                if share is None or (share == 0 and place != reached - 1) or (share and place < reached):
-                    continue
-                gain = self._value(layer, share) - self._value(layer, at[layer.name])
-                # A float for each input that is kept; of a bias, the bits that say where an output was clipped.
-                kept = max(share - max(at[layer.name], 0.0), 0.0) * 4 * inputs[layer.name] or inputs[layer.name] / 8
-                options.append((gain / kept, place, share))
-            if not options:
-                return
-            _, place, share = max(options)
-            at[layers[place].name] = share
-            reached = min(reached, place)
-            yield layers[place].name, share
+        layers = [module for module in self.modules if module.op is not None][-2::-1]
+        biases, first = self._kept_by_biases(shapes), next(iter(shapes))
 
-    def _value(self, layer: Module, share: float) -> float:
-        """Return the worth of the bias and of the best channels of a layer."""
-        if share < 0:
-            return 0.0
-        channels = np.sort(self.worth.weights[layer.name])[::-1]
-        return self.worth.biases[layer.name] + float(channels[: math.ceil(share * len(channels))].sum())
+        def kept(layer: str, share: float) -> float:
+            # What the first layer to run reads is there anyway, but a choice of its channels is a copy.
+            return biases[layer] + (0 if layer == first and share == 1 else 4 * share * shapes[layer].input_elements)
 
-    def _follows(self, part: Part, taken: Parts) -> bool:
-        """Return whether a part may come next: biases one after the other from the head, weights where the bias trains."""
-        names = [module.name for module in self.modules if module.op is not None]
-        reached = min((names.index(name) for name, _ in taken), default=len(names) - 1)
-        place = names.index(part[0])
-        return place == reached - 1 if part[1] == 0 else place >= reached
+        unit = max(sum(kept(layer.name, 1.0) for layer in layers), 1) / UNITS
+        # With one more for each layer, whose size is rounded up, all of them have room in the largest.
+        sizes = range(UNITS + len(layers) + 1)
+        deep = best = [Choice(0.0, 0, {})] * len(sizes)
+        for layer in layers:
+            options = [(share, math.ceil(kept(layer.name, share) / unit)) for share in _shares(layer, most)]
+            deep = [
+                max(
+                    (self._with(deep[size - units], layer.name, share) for share, units in options if units <= size),
+                    key=_worth,
+                    default=NOTHING,
+                )
+                for size in sizes
+            ]
+            best = [max(one, other, key=_worth) for one, other in zip(best, deep, strict=True)]
+        return [choice for before, choice in pairwise(best) if choice.worth > before.worth]
 
-    def _scheme(self, parts: Parts) -> Scheme:
-        names = [module.name for module in self.modules if module.op is not None]
-        lowest = min((names.index(name) for name, _ in parts), default=len(names) - 1)
-        shares = {name: max(share for other, share in parts if other == name) for name in names if name in dict(parts)}
-        weights = {name: share for name, share in shares.items() if share}
-        block = self.base.model_copy(update={"biases": len(names) - lowest, "weights": weights})
+    def _with(self, choice: Choice, layer: str, share: float) -> Choice:
+        worth = choice.worth + self.worth.biases[layer] + share * self.worth.weights[layer]
+        return Choice(worth, choice.reached + 1, {layer: share, **choice.shares} if share else choice.shares)
+
+    def _kept_by_biases(self, shapes: Mapping[str, LayerShape]) -> dict[str, float]:
+        """Return by layer what a sample keeps if its bias trains: where its output was clipped, and what norms after it read."""
+        kept: dict[str, float] = {}
+        above = ""
+        for module in self.modules:
+            if module.op is not None:
+                above = module.name
+                kept[above] = shapes[above].output_elements / 8
+            elif above and module.name in shapes:
+                kept[above] += 4 * shapes[module.name].input_elements
+        return kept
+
+    def _scheme(self, choice: Choice) -> Scheme:
+        block = self.base.model_copy(update={"biases": choice.reached + 1, "weights": dict(choice.shares)})
         return Scheme(backward=self.resolve(block))
+
+
+def _worth(choice: Choice) -> float:
+    return choice.worth
+
+
+def _shares(layer: Module, most: float) -> list[float]:
+    # An embedding has no input channels, so it trains as a whole or not at all.
+    return [0.0, 1.0] if isinstance(layer.op, EmbeddingOp) else [0.0, *(share for share in SHARES if share <= most)]

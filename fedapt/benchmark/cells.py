@@ -125,7 +125,8 @@ def _begin(path: Path, text: str, display: Display, stopper: Stopper, *, inline:
         folder.commits.path.mkdir(parents=True, exist_ok=True)
     with in_use(path):
         torch.set_num_threads(scenario.engine.threads)
-        folder.write_start(text, environment(text, gpu=scenario.engine.wants_gpu))
+        engine = scenario.engine
+        folder.write_start(text, environment(text, gpu=engine.wants_gpu, half=engine.compute == "bfloat16"))
         play(played_inline(scenario) if inline else scenario, folder, display, stopper, None)
 
 

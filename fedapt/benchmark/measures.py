@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from fedapt.report.figures import byte_count, decimal, joules, memory, percent, seconds
+from fedapt.report.figures import byte_count, decimal, joules, macs, memory, percent, seconds
 from fedapt.results import Run
 
 LATE = 5
@@ -44,12 +44,16 @@ MEASURES = {
         Measure("seconds_to_target", "time", "simulated clock at the end of that round", seconds),
         Measure("joules_to_target", "energy", "of all clients up to that round", joules),
         Measure("bytes_to_target", "bytes", "down and up, of all clients up to that round", byte_count),
+        Measure("update_macs", "MACs", "of a client in a round: of all clients, for each update that was aggregated", macs),
+        Measure("update_energy_j", "energy", "of a client in a round, likewise", joules),
+        Measure("update_bytes", "bytes", "of a client in a round, down and up, likewise", byte_count),
         Measure("memory_bytes", "peak memory", "of the client that needs most", memory),
         Measure("energy_j", "energy", "of all clients over all rounds", joules),
         Measure("time_s", "time", "simulated clock after the last round", seconds),
         Measure("traffic_bytes", "bytes", "down and up, of all clients over all rounds", byte_count),
     )
 }
+OF_AN_UPDATE = ("update_macs", "update_energy_j", "update_bytes")
 TO_TARGET = ("rounds_to_target", "seconds_to_target", "joules_to_target", "bytes_to_target")
 
 
@@ -67,12 +71,21 @@ def measured(run: Run, target: float | None) -> dict[str, float]:
         "accuracy_late": run.rounds["accuracy"].dropna().tail(LATE).mean(),
         "accuracy_p10": spread.get("p10"),
         **to_target(run, target),
+        **_of_an_update(total),
         "memory_bytes": total["memory_bytes"],
         "energy_j": total["energy_j"],
         "time_s": summary["simulated_time_s"],
         "traffic_bytes": total["downlink_bytes"] + total["uplink_bytes"],
     }
     return {name: float(value) for name, value in figures.items() if value is not None}
+
+
+def _of_an_update(total: Mapping[str, float]) -> dict[str, float]:
+    """Return what a client spends in a round, on average; nothing without an update."""
+    if not total["updates"]:
+        return {}
+    sums = (total["macs"], total["energy_j"], total["downlink_bytes"] + total["uplink_bytes"])
+    return dict(zip(OF_AN_UPDATE, (spent / total["updates"] for spent in sums), strict=True))
 
 
 def to_target(run: Run, target: float | None) -> Mapping[str, float]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +13,7 @@ from rich.text import Text
 
 from fedapt import __version__
 from fedapt.benchmark.comparison import Comparison, comparison_json, is_whole, seed_of
+from fedapt.benchmark.front import COSTS, SCORE, choices, front, written_budget
 from fedapt.benchmark.measures import MEASURES, TO_TARGET, measured
 from fedapt.record.files import explained, write_whole
 from fedapt.record.tables import as_json
@@ -122,8 +123,37 @@ def show(comparison: Comparison, console: Console, folder: Path | None) -> None:
         headings = ["arm", "reached", *(MEASURES[name].title for name in TO_TARGET)]
         console.print(figure_table(headings, [_to_target(row) for _, row in table.iterrows()], console.width))
         console.print()
+    _show_front(comparison, console)
     for label, text in _closing(comparison, folder):
         _labelled(console, label, text)
+
+
+def _show_front(comparison: Comparison, console: Console) -> None:
+    """Print the arms that no other beats at some cost, and the best within each budget; nothing if costs hardly differ."""
+    found = list(choices(comparison))
+    if not found:
+        return
+    fronts = {cost: front(comparison, cost) for cost in dict.fromkeys(choice.cost for choice in found)}
+    rows = comparison.table[comparison.table["arm"].isin({name for names in fronts.values() for name in names})]
+    headings = ["front", MEASURES[SCORE].title, "sd", *(f"{COSTS[cost]} " for cost in fronts)]
+    lines = [_fronted(row, fronts) for _, row in rows.sort_values(SCORE, ascending=False).iterrows()]
+    console.print(figure_table(headings, lines, console.width))
+    console.print()
+    scores = comparison.table.set_index("arm")[SCORE]
+    for choice in found:
+        picks = [f"{written_budget(choice.cost, budget)}: {arm} ({percent(scores[arm])})" for budget, arm in choice.picks]
+        _labelled(console, choice.name[:1].upper() + choice.name[1:], f"within {'; '.join(picks)}")
+    if tables := [choice.table for choice in found if choice.table]:
+        text = f"{', '.join(tables)}: energy as other tables price a MAC; by both operands, a float activation makes a float MAC"
+        _labelled(console, "", text)
+    text = "no other arm is both cheaper and better in its last five scores; costs of a client in a round, of memory the peak"
+    _labelled(console, "*", text)
+    console.print()
+
+
+def _fronted(row: Any, fronts: Mapping[str, Sequence[str]]) -> list[str]:
+    costs = [MEASURES[cost].write(row[cost]) + ("*" if row["arm"] in names else " ") for cost, names in fronts.items()]
+    return [harmless(row["arm"]), percent(row[SCORE]), _points(row[f"{SCORE}_sd"], ""), *costs]
 
 
 def _explained_measures() -> str:

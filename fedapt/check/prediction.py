@@ -29,6 +29,7 @@ COLUMNS = (
     "mean_bits",
     "batch",
     "frozen_layers",
+    "trained_weights",
     "macs",
     "memory_bytes",
     "energy_j",

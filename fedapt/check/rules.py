@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import replace
 
 from fedapt.check.prediction import Caution, Facts, Members
@@ -12,8 +12,9 @@ from fedapt.clock.synchronous import Synchronous
 from fedapt.cost.planner import Plan
 from fedapt.cost.projection import readable_bytes
 from fedapt.environment import usable_cores
+from fedapt.grid.visit import Task
 from fedapt.quant import FLOAT_BITS
-from fedapt.quant.treatment import WHOLE
+from fedapt.quant.treatment import Scheme
 
 # Fixed bits below which updates that are not rounded stochastically are lost: 8x8 digits, methods.md section 1.
 ENOUGH_BITS = {"truncate": 10, "nearest": 8}
@@ -175,18 +176,46 @@ def single_samples(facts: Facts) -> Iterator[str]:
         wanted = members.group.local.batch
         single = [client for client, task in members.tasks.items() if task.plan.batch == 1 < min(wanted, task.samples)]
         if single:
-            hint = _way_out(members, single[0], replace(members.tasks[single[0]].plan, batch=wanted))
+            hint = _way_out(members, single[0], replace(members.tasks[single[0]].plan, batch=2, scheme=_own(members)))
             yield f"{_of(len(single), len(members.clients))} of {members.name} would train in batches of 1: {hint}"
 
 
 def frozen_layers(facts: Facts) -> Iterator[str]:
-    """What is frozen from random weights never learns."""
+    """What a client is made to leave as it is, it learns from others at best."""
+    trained_by_some = {layer for members in facts.members for task in members.tasks.values() for layer in _trained(task)}
     for members in facts.members:
-        frozen = [client for client, task in members.tasks.items() if task.plan.scheme.frozen]
-        if frozen:
-            plan = members.tasks[frozen[0]].plan
-            hint, names = _way_out(members, frozen[0], replace(plan, scheme=WHOLE)), ", ".join(plan.scheme.frozen)
-            yield f"{_of(len(frozen), len(members.clients))} of {members.name} would not train {names}: {hint}"
+        given_up = {
+            client: names
+            for client, task in members.tasks.items()
+            if task.plan.scheme != _own(members)
+            and (names := tuple(name for name in task.plan.bits if name not in _trained(task)))
+        }
+        if given_up:
+            client, names = next(iter(given_up.items()))
+            plan = members.tasks[client].plan
+            hint = _way_out(members, client, replace(plan, scheme=_own(members)))
+            left = ", ".join(names) + (", which others train" if trained_by_some.issuperset(names) else "")
+            yield f"{_of(len(given_up), len(members.clients))} of {members.name} would not train {left}: {hint}"
+
+
+def trained_by_nobody(facts: Facts) -> Iterator[str]:
+    """What no client trains never learns, if it has not learned before the first round."""
+    tasks = [task for members in facts.members for task in members.tasks.values()]
+    if facts.scenario.pretrain is not None or not tasks:
+        return
+    trained = {layer for task in tasks for layer in _trained(task)}
+    if names := [name for name in tasks[0].plan.bits if name not in trained]:
+        yield (
+            f"no client trains {', '.join(names)}, which would keep random weights: begin with `pretrain`, give some clients"
+            " `backward: exact` or more memory, or let the method train more layers"
+        )
+
+
+def filtered_from_nothing(facts: Facts) -> Iterator[str]:
+    """Filtered gradients are too coarse to learn from the start."""
+    names = [members.name for members in facts.members if members.group.method.backward.kind == "gradient_filter"]
+    if names and facts.scenario.pretrain is None:
+        yield f"{', '.join(names)}: gradient_filter adapts what has been learned, from random weights it fails: add `pretrain`"
 
 
 def late(facts: Facts) -> Iterator[str]:
@@ -300,6 +329,8 @@ RULES: dict[str, Rule] = {
         pushed_below_three_bits,
         single_samples,
         frozen_layers,
+        trained_by_nobody,
+        filtered_from_nothing,
         bits_within_a_round,
         scope_without_adaptation,
         options_of_codes,
@@ -333,6 +364,16 @@ def _wish(facts: Facts, members: Members) -> dict[str, int]:
     """Return what the group's policy asks for in the first round."""
     first = next(iter(members.enrolled), None)
     return facts.enrolment.wishes.of(members.group.method.precision, first).bits if first is not None else {}
+
+
+def _own(members: Members) -> Scheme:
+    """Return the scheme of a group's own method, before anything is given up for a budget."""
+    return next(iter(members.enrolled.values())).cost.workloads.begin
+
+
+def _trained(task: Task) -> Collection[str]:
+    """Return the quantised layers of whose weights a client trains some."""
+    return task.plan.bits if task.part is None else task.part.weights
 
 
 def _way_out(members: Members, client: int, better: Plan) -> str:

@@ -159,10 +159,16 @@ class _Allocations(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
         weight.dequantise, weight.apply = charged(weight.dequantise), charged(weight.apply)
         object.__setattr__(layer, "hear", hear)
+        part = layer.rule.part
+        if part:
+            # The codes of a part move as a weight of their own.
+            object.__setattr__(part, "move", charged(part.move))
         try:
             yield
         finally:
             del weight.dequantise, weight.apply, layer.hear
+            if part:
+                object.__delattr__(part, "move")
 
 
 @contextmanager

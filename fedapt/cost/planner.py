@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 
 import numpy as np
 
@@ -17,6 +17,10 @@ from fedapt.cost.trace import NOTHING, WIDTHS, Spared
 from fedapt.cost.workload import Workloads
 from fedapt.quant.grid import LOWEST_BITS
 from fedapt.quant.treatment import WHOLE, Scheme
+
+# Of the ladder, what may be given up before a scheme is searched that has more room; four bits cost no accuracy.
+SEARCHED = ("bits", "micro_batch")
+MODERATE_BITS = 4
 
 
 @dataclass(frozen=True)
@@ -141,22 +145,31 @@ class _Budget:
     widths: Widths
 
     def first(self, workloads: Workloads) -> Draft:
-        """Return the draft that a plan starts from: the whole wish, in the scheme that is searched for the device if one is."""
+        """Return the draft that a plan starts from: the whole wish, in the scheme that is searched for the device if one is.
+
+        It is searched at moderate widths, at the lowest if nothing has room there, and then for smaller batches: a search at the
+        lowest would spend the bits of every layer on a larger scheme.
+        """
         draft = Draft(workloads, self.demand.batch, workloads.begin)
         own = workloads.lend.get("own")
-        lowered = replace(draft, lowered="bits" in self.demand.ladder)
-        scheme = own and own(workloads, self.room.device, lambda one: self._has_room(replace(lowered, scheme=one)))
-        return replace(draft, scheme=scheme) if scheme else draft
+        for one in _drafts(draft, [step for step in self.demand.ladder if step in SEARCHED], self.room) if own else ():
+            scheme = own and own(workloads, (self.room.device, one.batch, one.lowered), partial(self._has_room, one))
+            if scheme:
+                return replace(draft, scheme=scheme)
+        return draft
 
     @cached_property
     def room(self) -> Room:
         """What the ladder's steps may know."""
         demand = self.demand
-        device = (demand.memory_budget, min(demand.batch, demand.samples), demand.extra_bytes)
+        # What is left in a battery is another number each round, and no kind of device.
+        energy = None if demand.on_battery else demand.energy_budget
+        device = (demand.memory_budget, energy, min(demand.batch, demand.samples), demand.extra_bytes)
         return Room(demand.batch, device, lambda draft: self.excess(self._down(draft, self._start)) <= 1.0)
 
-    def _has_room(self, draft: Draft) -> bool:
-        return self._down(draft, self._start).resident <= self.demand.memory_budget
+    def _has_room(self, draft: Draft, scheme: Scheme) -> bool:
+        start = self._start if draft.lowered or "bits" not in self.demand.ladder else self._moderate
+        return self._down(replace(draft, scheme=scheme), start).resident <= self.demand.memory_budget
 
     def closest(self, draft: Draft) -> _Need:
         """Return widths that fit both budgets with the least noise found, or else those that exceed them least.
@@ -316,6 +329,12 @@ class _Budget:
         wished = [name in self.demand.wish for name in self.widths.names]
         lowest = [WIDTHS.index(max(self.demand.lowest, self.demand.at_least.get(name, 0))) for name in self.widths.names]
         return np.where(wished, np.minimum(self._start, lowest), self._start)
+
+    @cached_property
+    def _moderate(self) -> Chosen:
+        # Not by the wish, which is another one each round: the scheme is searched once.
+        wished = [name in self.demand.wish for name in self.widths.names]
+        return np.where(wished, np.maximum(self._floor, WIDTHS.index(MODERATE_BITS)), self._start)
 
     @cached_property
     def _minded(self) -> Array:

@@ -25,6 +25,7 @@ from fedapt.grid.visit import App, Arrays, Outcome, Player, Task, visit
 from fedapt.models import build
 from fedapt.models.model import ModelOptions
 from fedapt.quant import FLOAT_BITS, OperandWidths, quantisable
+from fedapt.quant.half import Compute
 from fedapt.quant.skeleton import Skeleton, float_arrays
 
 # Clients that are trained together where it pays. On a CPU more of them leave a core's cache, and gain nothing.
@@ -55,6 +56,7 @@ class Workshop:
     """What a worker needs to play any client; plain data, shared with workers once.
 
     device: where clients that are trained together are; one alone is trained on the CPU. channels_last: how images are laid out.
+    compute: what layers with codes of at most 8 bits multiply in.
     """
 
     federation: Federation
@@ -64,6 +66,7 @@ class Workshop:
     faults: Faults = field(default_factory=Faults)
     device: str = "cpu"
     channels_last: bool = False
+    compute: Compute = "float32"
 
     def open(self) -> Workbench:
         """Return what plays every client of the federation in this process."""
@@ -86,7 +89,7 @@ class Workshop:
     def clients(self, gathered: int = 0) -> Callable[[int], Client]:
         """Return the function that finds a client by its number. gathered: as in `Client`."""
         skeletons = [
-            Skeleton(lambda: build(self.model, self.federation.data_shape, 0), method.backward, method.operands)
+            Skeleton(lambda: build(self.model, self.federation.data_shape, 0), method.backward, method.operands, self.compute)
             for method in self.methods
         ]
 

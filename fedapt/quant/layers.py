@@ -13,12 +13,13 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from fedapt.quant import half
 from fedapt.quant.grid import FLOAT_BITS, GridOptions
 from fedapt.quant.lean import LeanMaxPool, LeanReLU, lean
 from fedapt.quant.operands import CodedTensor, OperandWidths, quantise_activations, quantise_errors
 from fedapt.quant.ops import BackwardRule, ConvOp, Op, op_of
 from fedapt.quant.rounding import Rounding
-from fedapt.quant.weight import FloatWeight, TrainedWeight, quantise_tensor
+from fedapt.quant.weight import CodedWeight, FloatWeight, TrainedWeight, quantise_tensor
 
 
 class _Compute(torch.autograd.Function):
@@ -32,13 +33,15 @@ class _Compute(torch.autograd.Function):
         ctx.grids = []
         if layer.trainable:
             layer.pending += 1
+            if layer.operands.activations == FLOAT_BITS and layer.gradients_in_half() is not None:
+                x = x.to(torch.bfloat16)
             kept = layer.rule.save(layer.op, x)
             if layer.operands.activations != FLOAT_BITS:
                 coded = [layer.coded(tensor, x, codes) for tensor in kept]
                 kept = tuple(one.codes for one in coded)
                 ctx.grids = [(one.scale, one.zero) for one in coded]
         ctx.save_for_backward(*kept)
-        return layer.op.forward(x, layer.weight.dequantise(), bias)
+        return layer.computed(x, bias)
 
     @staticmethod
     def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
@@ -51,7 +54,7 @@ class _Compute(torch.autograd.Function):
         if layer.operands.activations != FLOAT_BITS:
             saved = tuple(CodedTensor(codes, *grid).dequantise() for codes, grid in zip(saved, ctx.grids, strict=True))
         # The error goes back through the weights of the forward pass, so it is computed before they move.
-        grad_x, gradient = layer.rule.gradients(layer.op, saved, x_shape, layer.weight, error, ctx.needs_input_grad[0])
+        grad_x, gradient = layer.gradients(saved, x_shape, error, ctx.needs_input_grad[0])
         if gradient is not None:
             layer.receive(gradient)
         grad_bias = layer.op.bias_gradient(error) if ctx.needs_input_grad[1] else None
@@ -99,10 +102,11 @@ class QuantisedLayer(nn.Module):
         rule: BackwardRule,
         trainable: bool,
         operands: OperandWidths,
+        compute: half.Compute = "float32",
     ) -> None:
         super().__init__()
         self.name, self.op, self.weight, self.rule, self.trainable = name, op, weight, rule, trainable
-        self.bias, self.operands = bias, operands
+        self.bias, self.operands, self.compute = bias, operands, compute
         self.leaf: Tensor | None = None
         self.generator: torch.Generator | None = None
         self.anchor = torch.zeros(0, requires_grad=True)
@@ -136,9 +140,33 @@ class QuantisedLayer(nn.Module):
             return self.op.forward(x, self.leaf, self.bias)
         wanted = self.trainable or x.requires_grad or (self.bias is not None and self.bias.requires_grad)
         if not (wanted and torch.is_grad_enabled()):
-            return self.op.forward(self.read(x)[1], self.weight.dequantise(), self.bias)
+            return self.computed(self.read(x)[1], self.bias)
         result: Tensor = _Compute.apply(x, self.bias, self.anchor, self)  # type: ignore[no-untyped-call]
         return result
+
+    def in_half(self) -> CodedWeight | None:
+        """Return the codes that the output is computed from in bf16, or None if it is in float32."""
+        return half.codes_in_half(self.op, self.weight) if self.compute == "bfloat16" else None
+
+    def gradients_in_half(self) -> CodedWeight | None:
+        """Return the same for the gradients."""
+        return self.in_half() if half.follows(self.rule) else None
+
+    def computed(self, x: Tensor, bias: Tensor | None) -> Tensor:
+        """Return the output for an input as `read` returns it, or as bf16 rounds that."""
+        codes = self.in_half()
+        if codes is None:
+            return self.op.forward(x, self.weight.dequantise(), bias)
+        return half.forward(self.op, x, codes, bias)
+
+    def gradients(
+        self, saved: tuple[Tensor, ...], x_shape: torch.Size, error: Tensor, of_input: bool
+    ) -> tuple[Tensor | None, Tensor | None]:
+        """Return what the layer's rule does: the error for the layer before, if it is wanted, and the gradient of the weight."""
+        codes = self.gradients_in_half()
+        if codes is None:
+            return self.rule.gradients(self.op, saved, x_shape, self.weight, error, of_input)
+        return half.gradients(self.rule, self.op, saved, x_shape, codes, error, of_input)
 
     def read(self, x: Tensor) -> tuple[CodedTensor | None, Tensor]:
         """Return the codes of an input, if it is quantised, and what the layer computes with; indices are as they are."""
@@ -218,6 +246,7 @@ def quantise(
     rule: BackwardRule | None = None,
     operands: OperandWidths | None = None,
     with_lean: bool = False,
+    compute: half.Compute = "float32",
 ) -> Quantised:
     """Replace, in place, every layer of a model that has an operation by one that holds one quantised copy of the weight.
 
@@ -225,6 +254,7 @@ def quantise(
     rule: how gradients are computed; exact backpropagation unless given.
     operands: widths of activations and errors; float unless given. With quantised activations, the ReLU and max pooling modules
     of the model are replaced too, by ones that keep as little; with_lean: also without, but then those are off.
+    compute: what layers with codes of at most 8 bits multiply in; see `fedapt/quant/half.py`.
 
     Layers that cannot be quantised stay as they are and are named in the result. Raises ValueError for bits outside 2..16 and 32.
     """
@@ -241,7 +271,7 @@ def quantise(
         assert op is not None
         weight = quantise_tensor(module.weight, widths[name], grid or GridOptions(), rounding, generator)
         bias = getattr(module, "bias", None)
-        layers[name] = QuantisedLayer(name, op, weight, bias, rule, module.weight.requires_grad, operands)
+        layers[name] = QuantisedLayer(name, op, weight, bias, rule, module.weight.requires_grad, operands, compute)
     replacements: dict[nn.Module, nn.Module] = {modules[name]: layer for name, layer in layers.items()}
     small: dict[nn.Module, LeanReLU | LeanMaxPool] = {}
     if with_lean or operands.activations < FLOAT_BITS:

@@ -11,6 +11,7 @@ from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from fedapt.errors import DamagedData
 from fedapt.quant.grid import FLOAT_BITS, GridOptions
+from fedapt.quant.half import Compute
 from fedapt.quant.layers import Quantised, QuantisedLayer, quantise
 from fedapt.quant.operands import OperandWidths
 from fedapt.quant.ops import OPERATED
@@ -24,16 +25,21 @@ class Skeleton:
     """A worker builds one and trains any number of clients in it, one after the other.
 
     factory: makes the model; its layers' weights are never allocated, as they come with the first model that moves in.
-    backward: what treats its layers where a scheme names nothing else; exact backpropagation unless given.
+    backward: what treats its layers where a scheme names nothing else; exact backpropagation unless given. compute: as in
+    `quantise`.
     """
 
     def __init__(
-        self, factory: Callable[[], nn.Module], backward: Treats | None = None, operands: OperandWidths | None = None
+        self,
+        factory: Callable[[], nn.Module],
+        backward: Treats | None = None,
+        operands: OperandWidths | None = None,
+        compute: Compute = "float32",
     ) -> None:
         with torch.random.fork_rng(devices=[]), _without_weights():
             self.model = factory()
         self._backward, self._operands = backward, operands or OperandWidths()
-        self.quantised: Quantised = quantise(self.model, FLOAT_BITS, operands=operands, with_lean=True)
+        self.quantised: Quantised = quantise(self.model, FLOAT_BITS, operands=operands, with_lean=True, compute=compute)
         _make_real(self.model)
         self._floats = float_tensors(self.model)
         crossing = {id(values) for values in self._floats.values()}

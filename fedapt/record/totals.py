@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from fedapt.cost.ledger import ClientRecord, LedgerRow, RoundRecord
+from fedapt.quant.half import Compute
 
 SUMMED = (
     "energy_j",
@@ -110,7 +111,7 @@ class Summary:
     `wall_s` is what this machine took for the rounds. `energy_tables_j` prices the same work under each energy table.
     `sources` counts, for each cost, the ledger rows by where the figure comes from.
     `batched` counts those of clients that were trained as one batch with others, which may change their last digits, as
-    `channels_last` does, the layout of images.
+    `channels_last` does, the layout of images. `compute` is what layers with codes of at most 8 bits were multiplied in.
     """
 
     rounds: int
@@ -129,6 +130,7 @@ class Summary:
     wall_s: float
     batched: int = 0
     channels_last: bool = False
+    compute: Compute = "float32"
 
 
 @dataclass
@@ -199,7 +201,12 @@ class Totals:
                     self._sources[cost][source] += 1
 
     def summarise(
-        self, rounds: Sequence[RoundRecord], clients: Sequence[ClientRecord], *, channels_last: bool = False
+        self,
+        rounds: Sequence[RoundRecord],
+        clients: Sequence[ClientRecord],
+        *,
+        channels_last: bool = False,
+        compute: Compute = "float32",
     ) -> Summary:
         """Put the sums, the rounds and the clients' final accuracies together."""
         scored = [(record.accuracy, record) for record in rounds if record.accuracy is not None]
@@ -222,6 +229,7 @@ class Totals:
             wall_s=sum(record.wall_s for record in rounds),
             batched=self._batched,
             channels_last=channels_last,
+            compute=compute,
         )
 
     def _group_totals(self, clients: Sequence[ClientRecord]) -> tuple[GroupTotals, ...]:

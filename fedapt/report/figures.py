@@ -17,6 +17,8 @@ DECIMAL = {"p": 1e-12, "n": 1e-9, "u": 1e-6, "m": 1e-3, "": 1.0, "k": 1e3, "M": 
 ENERGY: Units = [(f"{prefix}J", size, 999.5) for prefix, size in DECIMAL.items()]
 BYTES: Units = [(f"{prefix}B", size, 999.5) for prefix, size in DECIMAL.items() if size >= 1]
 MEMORY: Units = [("B", 1, 999.5), ("KiB", 2**10, 999.5), ("MiB", 2**20, 999.5), ("GiB", 2**30, 999.5)]
+# Of things that have no unit.
+COUNT: Units = [(prefix, size, 999.5) for prefix, size in DECIMAL.items() if size >= 1]
 TIME: Units = [
     *((f"{prefix}s", size, 999.5) for prefix, size in DECIMAL.items() if size < 1),
     ("s", 1, 99.95),
@@ -40,7 +42,7 @@ def written(value: float | None, units: Units) -> str:
         return f"0 {base}"
     name, size = fitting_unit(value, units)
     count = value / size
-    digits = 0 if name == "B" else 2 if abs(count) < 9.995 else 1 if abs(count) < 99.95 else 0
+    digits = 0 if name in ("B", "") else 2 if abs(count) < 9.995 else 1 if abs(count) < 99.95 else 0
     return f"{count:.{digits}f} {name}"
 
 
@@ -57,6 +59,11 @@ def byte_count(value: float | None) -> str:
 def memory(value: float | None) -> str:
     """Write a size in memory, in powers of 1024 as budgets are, such as `1.25 MiB`."""
     return written(value, MEMORY)
+
+
+def macs(count: float | None) -> str:
+    """Write a number of MACs such as `62.5 M`."""
+    return written(count, COUNT).rstrip()
 
 
 def seconds(value: float | None) -> str:
@@ -128,6 +135,9 @@ def pretraining_words(origin: Origin) -> str:
 
 
 LAYOUT_WORDS = "images with the channels of a pixel beside each other (engine.channels_last): other last digits than without"
+HALF_WORDS = (
+    "layers with codes of at most 8 bits computed in bf16 where that pays (engine.compute): other numbers than in float32"
+)
 
 
 def filtered_words(backward: int, spared: int) -> str:

@@ -14,6 +14,7 @@ from fedapt.report.cards.progress import progress_cards
 from fedapt.report.cards.troubles import choice_cards, trouble_cards
 from fedapt.report.elements import text, tiles
 from fedapt.report.figures import (
+    HALF_WORDS,
     LAYOUT_WORDS,
     batched_words,
     byte_count,
@@ -67,8 +68,11 @@ def _heading(run: Run, name: str) -> str:
     total = run.summary["total"]
     if spared := total.get("spared_samples"):
         facts += f"; {filtered_words(total['backward_samples'], spared)}"
-    if parsed(run).get("engine", {}).get("channels_last"):
+    engine = parsed(run).get("engine", {})
+    if engine.get("channels_last"):
         facts += f"; {LAYOUT_WORDS}"
+    if engine.get("compute") == "bfloat16":
+        facts += f"; {HALF_WORDS}"
     begun = kept(run.path)
     start = f"<p>{text(f'The model: {pretraining_words(begun.origin)}.')}</p>" if begun else ""
     return f"<h1>{text(name)}</h1><p>{text(facts)}</p>{start}{notice}"

@@ -16,14 +16,14 @@ from fedapt.check.rules import cautions
 from fedapt.errors import RunFailed
 from fedapt.record.files import write_whole
 from fedapt.record.tables import as_json
-from fedapt.report.figures import byte_count, counted, decimal, harmless, joules, memory, seconds
+from fedapt.report.figures import MISSING, byte_count, counted, decimal, harmless, joules, macs, memory, percent, seconds
 from fedapt.report.terminal import figure_table, wrapped
 from fedapt.scenario import Scenario
 
 LABEL = 11
 MOST_GROUPS = 12
 MOST_REASONS = 3
-CLIENTS = ["group", "fit", "samples", "bits", "batch", "frozen", "peak mem", "budget"]
+CLIENTS = ["group", "fit", "samples", "bits", "batch", "trains", "peak mem", "budget"]
 COSTS = ["one round", "MACs", "energy", "operands", "down", "up", "time", "slowest", "battery"]
 STANDARD_OUTPUT = Path("-")
 
@@ -60,10 +60,10 @@ def show(prediction: Prediction, console: Console) -> None:
     groups = prediction.groups[:MOST_GROUPS]
     for headings, cells in ((CLIENTS, _client_cells), (COSTS, _cost_cells)):
         console.print()
-        console.print(figure_table(headings, [cells(group) for group in groups], console.width))
+        console.print(figure_table(headings, [cells(group, prediction.model.weights) for group in groups], console.width))
     if len(prediction.groups) > MOST_GROUPS:
         printer.labelled("", f"and {counted(len(prediction.groups) - MOST_GROUPS, 'more group')}: --json has all of them")
-    console.print(Text("Medians over the clients that fit; the peak is the highest.", style="dim"))
+    console.print(Text("Medians over the clients that fit, the highest peak; trains: of the weights.", style="dim"))
     console.print()
     for number, text in enumerate(_bits_lines(groups)):
         printer.labelled("" if number else "Bits", text)
@@ -98,17 +98,17 @@ def _about(prediction: Prediction) -> Iterator[tuple[str, str]]:
         yield "", f"wholly in float: {', '.join(model.float_layers)}"
 
 
-def _client_cells(group: GroupForecast) -> list[str]:
+def _client_cells(group: GroupForecast, weights: int) -> list[str]:
+    """Return a line of the table of clients; weights: of the model, of which a share trains."""
     figures, start = group.figures, [harmless(group.group), f"{group.fit}/{group.clients}"]
     if not figures:
         return [*start, *["-"] * 5, memory(group.memory_budget_bytes)]
-    counts = [
-        decimal(figures[name].median, int(name == "mean_bits")) for name in ("samples", "mean_bits", "batch", "frozen_layers")
-    ]
-    return [*start, *counts, memory(figures["memory_bytes"].max), memory(group.memory_budget_bytes)]
+    counts = [decimal(figures[name].median, int(name == "mean_bits")) for name in ("samples", "mean_bits", "batch")]
+    trains = percent(figures["trained_weights"].median / weights) if weights else MISSING
+    return [*start, *counts, trains, memory(figures["memory_bytes"].max), memory(group.memory_budget_bytes)]
 
 
-def _cost_cells(group: GroupForecast) -> list[str]:
+def _cost_cells(group: GroupForecast, weights: int) -> list[str]:
     figures = group.figures
     if not figures:
         return [harmless(group.group), *["-"] * (len(COSTS) - 1)]
@@ -124,11 +124,6 @@ def _cost_cells(group: GroupForecast) -> list[str]:
         seconds(figures["time_s"].max),
         f"{battery.min:,.0f}x" if battery else "mains",
     ]
-
-
-def macs(count: float) -> str:
-    """Write a number of MACs such as `62.5 M`."""
-    return joules(count).removesuffix("J")
 
 
 def _bits_lines(groups: Sequence[GroupForecast]) -> Iterator[str]:

@@ -22,6 +22,7 @@ from rich.text import Text
 from fedapt.cost.ledger import RoundRecord
 from fedapt.record.totals import Cause, GroupTotals, Summary
 from fedapt.report.figures import (
+    HALF_WORDS,
     LAYOUT_WORDS,
     batched_words,
     byte_count,
@@ -269,6 +270,7 @@ def _cost_lines(summary: Summary) -> list[tuple[str, str]]:
         *([("Batched", batched_words(summary.batched, summary.total.attempts))] if summary.batched else []),
         *([("Samples", filtered_words(total.backward_samples, total.spared_samples))] if total.spared_samples else []),
         *([("Layout", LAYOUT_WORDS)] if summary.channels_last else []),
+        *([("Compute", HALF_WORDS)] if summary.compute != "float32" else []),
     ]
 
 

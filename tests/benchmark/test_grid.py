@@ -9,6 +9,8 @@ from ruamel.yaml import YAML
 
 from fedapt.benchmark.file import bench_schema
 from fedapt.benchmark.grid import _label, load_bench
+from fedapt.clients.backward import RULES
+from fedapt.clients.samples import FILTERS
 from fedapt.errors import ScenarioError
 from fedapt.scenario import load_scenario, packaged
 
@@ -124,6 +126,23 @@ def test_every_packaged_bench_loads_and_follows_the_schema(name):
     bench = load_bench(name)
     assert bench.name == name and len(bench.cells) >= 50
     jsonschema.validate(YAML(typ="safe").load(SCENARIOS / f"{name}.yaml"), bench_schema())
+
+
+def test_a_packaged_bench_is_told_by_what_is_in_it():
+    assert "methods" in packaged(benches=True)
+    assert set(packaged()) & set(packaged(benches=True)) == set()
+
+
+def test_the_bench_of_methods_has_every_method_at_every_precision_over_the_same_seeds():
+    cells = load_bench("methods").cells
+    arms = {(cell.settings["method"], cell.settings["clients.method.precision"]) for cell in cells}
+    small = {"sparse 256 KiB", "exact 256 KiB"}
+    methods = {method for method, _ in arms} - small
+    whole = {(method, precision) for method in methods for precision in ("fp32", "8 bits", "4 bits", "budget")}
+    assert arms == whole | {(method, "budget") for method in small} and len(cells) == 3 * len(arms)
+    groups = [cell.scenario.clients.groups[0].method for cell in cells]
+    assert {one.backward.kind for one in groups} == set(RULES)
+    assert {one.samples.kind for one in groups} == set(FILTERS)
 
 
 def test_the_committed_schema_of_benches_is_up_to_date():

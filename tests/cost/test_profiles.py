@@ -15,7 +15,7 @@ FIGURES = [name for name in Profile.model_fields if name not in ("name", "descri
 PLAUSIBLE = {
     "memory": (2**17, 2**36),
     "on_chip_memory": (2**17, 2**26),
-    "fp32_macs_per_s": (1e7, 1e12),
+    "fp32_macs_per_s": (1e6, 1e12),
     "int8_macs_per_s": (1e8, 1e14),
     "memory_bytes_per_s": (1e8, 2e11),
     "fp32_mac_energy": (1e-11, 1e-7),
@@ -31,7 +31,7 @@ PLAUSIBLE = {
 
 def test_the_boards_that_the_readme_promises_are_there():
     promised = {"raspberry-pi-3b-plus", "raspberry-pi-4", "raspberry-pi-5", "raspberry-pi-zero-2", "jetson-nano"}
-    assert promised | {"jetson-orin-nano", "phone", "stm32h7"} <= set(names())
+    assert promised | {"jetson-orin-nano", "phone", "stm32h7", "nrf52840"} <= set(names())
 
 
 @pytest.mark.parametrize("name", names())
@@ -52,7 +52,7 @@ def test_dram_costs_more_than_the_chip_and_power_is_that_of_a_small_device(name)
     profile = load_profile(name)
     assert profile.dram_energy_j_per_byte.value > 5 * profile.on_chip_energy_j_per_byte.value
     watts = profile.fp32_mac_energy.value * profile.fp32_macs_per_s.value
-    assert 0.1 < watts < 60
+    assert 0.005 < watts < 60
 
 
 def test_a_battery_can_be_recharged_and_takes_hours_of_training():

@@ -1,4 +1,6 @@
+import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -69,6 +71,20 @@ def test_the_best_is_bold_and_losers_stand_beside_it(text: str, comparison: Comp
     assert "<small class='better'>+1" in text and "<small class='worse'>-2" in text
     assert "not reached" in text
     assert "fedavg<small class=''>baseline</small>" in text
+
+
+def test_the_page_says_which_arm_to_pick_within_a_budget(text: str) -> None:
+    section = text.partition("Which one to pick")[2].partition("</section>")[0]
+    assert re.search(r"<td class='name'>memory</td><td class='name'>cheap<small class=''>within [0-9.]+ [KM]iB: ", section)
+
+
+def test_an_arm_of_which_no_client_took_part_is_not_drawn(comparison: Comparison) -> None:
+    of = comparison.arms[0].runs[0]
+    idle = replace(of, summary={**of.summary, "total": {**of.summary["total"], "updates": 0}})
+    lost = replace(comparison.arms[3], runs=(idle,))
+    cards = front.front_cards(arms.compare("one idle", [*comparison.arms[:3], lost], {}))
+    traces = json.loads(cards[0].partition("application/json'>")[2].partition("</script>")[0])["figure"]["data"]
+    assert [trace["text"][0] for trace in traces[1:]] == ["fedavg", "cheap", "good"]
 
 
 def test_what_failed_what_differs_and_the_command_are_on_the_page(text: str) -> None:

@@ -168,6 +168,11 @@ def test_the_screen_says_so_if_clients_were_trained_together_and_only_then() -> 
     assert any(line.startswith("Batched   7 of ") for line in final_screen(batched=7))
 
 
+def test_the_screen_says_so_if_layers_were_computed_in_bf16() -> None:
+    assert not any(line.startswith("Compute ") for line in final_screen())
+    assert any(line.startswith("Compute ") and "bf16" in line for line in final_screen(compute="bfloat16"))
+
+
 def test_the_screen_says_so_if_images_were_laid_out_otherwise() -> None:
     assert not any(line.startswith("Layout") for line in final_screen())
     assert any(line.startswith("Layout") and "channels" in line for line in final_screen(channels_last=True))

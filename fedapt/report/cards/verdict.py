@@ -11,7 +11,7 @@ from fedapt.benchmark.comparison import Comparison
 from fedapt.benchmark.measures import MEASURES, TO_TARGET, Measure
 from fedapt.report.drawing import GREEN, GREY, RED, Plot, View, name_axis, styled, texts, titled
 from fedapt.report.elements import Cell, card, plot_card, table
-from fedapt.report.figures import BYTES, ENERGY, MEMORY, MISSING, TIME, Units, counted, decimal, fitting_unit, percent
+from fedapt.report.figures import BYTES, COUNT, ENERGY, MEMORY, MISSING, TIME, Units, counted, decimal, fitting_unit, percent
 
 LABELS = {
     "accuracy": "accuracy",
@@ -21,12 +21,18 @@ LABELS = {
     "seconds_to_target": "time to target",
     "joules_to_target": "energy to target",
     "bytes_to_target": "bytes to target",
+    "update_macs": "MACs a round",
+    "update_energy_j": "energy a round",
+    "update_bytes": "bytes a round",
     "memory_bytes": "peak memory",
     "energy_j": "energy",
     "time_s": "time",
     "traffic_bytes": "bytes",
 }
 UNITS: dict[str, Units] = {
+    "update_macs": COUNT,
+    "update_energy_j": ENERGY,
+    "update_bytes": BYTES,
     "memory_bytes": MEMORY,
     "energy_j": ENERGY,
     "joules_to_target": ENERGY,
@@ -46,6 +52,7 @@ def verdict_cards(comparison: Comparison) -> list[str]:
     note = (
         "Mean over seeds ± standard deviation; the best in bold. Below: the difference to the baseline, paired by seed, with its"
         " 95 % interval, p, and p corrected over the arms (Holm). To target: over the seeds that reached it, the others left out."
+        " A round: of one client, the mean over the updates that were aggregated."
     )
     shown = [name for name in MEASURES if any(_known(row[name]) for row in rows)]
     heads = ["arm", "seeds", *(LABELS[name] for name in shown)]
