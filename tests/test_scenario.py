@@ -224,6 +224,7 @@ def test_a_packaged_scenario_is_found_from_anywhere(tmp_path, monkeypatch):
         "jetson-nano",
         "raspberry-pi-zero-2",
         "stm32h7",
+        "nrf52840",
     ]
     assert scenario.clients.groups[2].budget.memory == 24 * 2**20
 

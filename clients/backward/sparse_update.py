@@ -74,7 +74,7 @@ class SparseUpdate(Backward):
         """What trains, for a sentence."""
         shares = (self.weights or {}).items()
         parts = [f"`{layer}`" + (f" at {share:.3g} of its inputs" if share < 1 else "") for layer, share in shares]
-        biases = [f"{self.biases} biases"] if self.biases else []
+        biases = [f"the last {self.biases} biases" if self.biases > 1 else "one bias"] if self.biases else []
         return f"only {', '.join([*parts, *biases, 'the head'])} trained"
 
     def treat(self, modules: Sequence[Module]) -> Mapping[str, Treatment]:
@@ -86,6 +86,10 @@ class SparseUpdate(Backward):
         names = [layer.name for layer in layers[:-1]]
         if unknown := sorted(set(shares) - set(names)):
             raise ScenarioError(f"sparse_update: no layer `{unknown[0]}` before the head; the model has {', '.join(names)}")
+        if stray := sorted(set(self.channels) - set(shares)):
+            raise ScenarioError(f"sparse_update: `channels` names `{stray[0]}`, which is not in `weights`; leave `channels` out")
+        if self.biases is not None and self.biases > len(layers):
+            raise ScenarioError(f"sparse_update: `biases` is {self.biases}, but the model has {len(layers)} layers; lower it")
         firsts = [names.index(name) for name in shares]
         biased = len(layers) - min(firsts, default=len(names)) if self.biases is None else self.biases
         with_bias = {layer.name for layer in layers[len(layers) - min(biased, len(layers)) :]} | {layers[-1].name}
@@ -131,10 +135,10 @@ class SparseUpdate(Backward):
         if self.choose == "first" or not self.weights:
             return self
         by_name = {module.name: module for module in modules}
-        chosen: dict[str, str] = {}
+        chosen = dict(self.channels)
         for name, share in self.weights.items():
             layer = by_name.get(name)
-            if layer is None or share == 1 or isinstance(layer.op, EmbeddingOp):
+            if layer is None or share == 1 or name in self.channels or isinstance(layer.op, EmbeddingOp):
                 continue
             total = channels_of(layer)
             size = squares_of(layer, weights[f"{name}.weight"])

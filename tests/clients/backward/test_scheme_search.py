@@ -14,7 +14,10 @@ from fedapt.clients.backward.lending import FilterSearch, lenders
 from fedapt.clients.backward.rule import GlobalModel
 from fedapt.clients.backward.scheme_search import SparseSearch, Worth, worth_of
 from fedapt.clients.backward.sparse_update import SparseUpdate
+from fedapt.cost.energy import TABLES
 from fedapt.cost.ladder import LADDER, Draft, Room
+from fedapt.cost.planner import Demand, plan
+from fedapt.cost.profiles import load_profile
 from fedapt.cost.workload import Workloads
 from fedapt.data import DataShape
 from fedapt.grid.inline import Inline
@@ -283,3 +286,16 @@ def test_between_steps_of_a_sparse_update_no_float_tensor_of_a_weights_size_is_a
             with sgd.step():
                 nn.functional.cross_entropy(skeleton.model(x), labels).backward()
             assert walk(least, known_before) == []
+
+
+def test_a_search_does_not_spend_the_bits_of_all_layers_on_a_larger_scheme():
+    model = known(mixed, (3, 9, 9))
+    workloads = Workloads(
+        model.build, (3, 9, 9), begin=Scheme(backward=SparseUpdate()), lend={"own": SparseUpdate().search(model)}
+    )
+    wish = {module.name: 4 for module in model.modules if module.op is not None}
+    least, most = (resident(workloads, scheme) for scheme in (workloads.begin, WHOLE))
+    for share in (0.3, 0.6):
+        demand = Demand(wish, 40, 1, 4, int(least + share * (most - least)), ladder=("bits",))
+        found = plan(workloads, load_profile("raspberry-pi-4"), next(iter(TABLES)), demand)
+        assert found.bits == wish and found.scheme.backward.weights

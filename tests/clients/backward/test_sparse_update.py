@@ -142,6 +142,8 @@ def test_qas_is_the_step_in_real_units_and_without_it_codes_move_by_their_own_gr
     [
         (SparseUpdate(weights={"3": 0.5}), "no layer `3` before the head; the model has 0, 2, 4, 6, 10"),
         (SparseUpdate(weights={"12": 0.5}), "no layer `12` before the head"),
+        (SparseUpdate(weights={"6": 0.5}, channels={"4": "f"}), "`channels` names `4`, which is not in `weights`"),
+        (SparseUpdate(biases=7), "`biases` is 7, but the model has 6 layers"),
         (SparseUpdate(weights={"6": 0.5}, channels={"6": "ff1"}), "`channels` of `6` are not 8 of its 16"),
         (SparseUpdate(weights={"6": 0.5}, channels={"6": "spam"}), "expected a hexadecimal number"),
     ],
