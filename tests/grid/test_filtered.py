@@ -9,7 +9,11 @@ from fedapt.grid.visit import ByMessage
 from tests.grid.conftest import enrolled, same_bits, scenario
 from tests.grid.play import play
 
-FILTERS = [{"kind": "loss_topk", "keep": 0.3}, {"kind": "random", "keep": 0.3}, {"kind": "instance_filter", "keep": 0.3, "threshold": 2.2}]
+FILTERS = [
+    {"kind": "loss_topk", "keep": 0.3},
+    {"kind": "random", "keep": 0.3},
+    {"kind": "instance_filter", "keep": 0.3, "threshold": 2.2},
+]
 
 
 def clients(samples, precision="fp32", **local):
