@@ -58,6 +58,24 @@ def committed(root):
     return run, {name.removeprefix("model."): values for name, values in state.items() if name.startswith("model.")}
 
 
+def same_model(run, model):
+    """Compare the model that a run has left with that of its newest commit."""
+    found = load_file(run / "model.safetensors")
+    assert found.keys() == model.keys() and all(np.array_equal(values, model[name]) for name, values in found.items())
+
+
+def at_round(number, act, monkeypatch):
+    """Let something happen when the strategy is asked for this round's messages."""
+    train_messages = Seat.train_messages
+
+    def asked(self, round, *rest):
+        if round == number:
+            act()
+        return train_messages(self, round, *rest)
+
+    monkeypatch.setattr(Seat, "train_messages", asked)
+
+
 def same_rounds(run, whole, rounds):
     """Check that a run has the results of the first rounds of another one, and no others."""
     ledger, all_of_it = read_run(run).ledger, read_run(whole).ledger
@@ -86,37 +104,24 @@ def test_a_round_that_cannot_be_written_ends_the_run_with_the_rounds_before_it(l
         go(WANTED, tmp_path)
     run, model = committed(tmp_path)
     same_rounds(run, whole, 1)
-    found = load_file(run / "model.safetensors")
-    assert all(np.array_equal(values, model[name]) for name, values in found.items())
+    same_model(run, model)
 
 
 def test_a_stop_before_a_round_is_written_writes_it_first(later, whole, tmp_path, monkeypatch):
-    train_messages = Seat.train_messages
-
-    def stopped(self, number, *rest):
-        if number == 2:
-            os.kill(os.getpid(), signal.SIGINT)
-        return train_messages(self, number, *rest)
-
-    monkeypatch.setattr(Seat, "train_messages", stopped)
+    at_round(2, lambda: os.kill(os.getpid(), signal.SIGINT), monkeypatch)
     with pytest.raises(Stopped):
         go(WANTED, tmp_path)
     run, model = committed(tmp_path)
     same_rounds(run, whole, 2)
     assert (run / "report.html").exists()
-    found = load_file(run / "model.safetensors")
-    assert all(np.array_equal(values, model[name]) for name, values in found.items())
+    same_model(run, model)
 
 
 def test_what_fails_in_preparing_a_round_does_not_cost_the_one_before(later, whole, tmp_path, monkeypatch):
-    train_messages = Seat.train_messages
+    def fail():
+        raise DamagedData("not this one")
 
-    def failing(self, number, *rest):
-        if number == 1:
-            raise DamagedData("not this one")
-        return train_messages(self, number, *rest)
-
-    monkeypatch.setattr(Seat, "train_messages", failing)
+    at_round(1, fail, monkeypatch)
     with pytest.raises(DamagedData, match="not this one"):
         go(WANTED, tmp_path)
     same_rounds(next(tmp_path.iterdir()), whole, 1)

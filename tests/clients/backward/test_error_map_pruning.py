@@ -14,15 +14,14 @@ from fedapt.clients.backward.error_map_pruning import ErrorMapPruning, PrunedErr
 from fedapt.cost.shapes import layer_shapes
 from fedapt.cost.trace import ops_of
 from fedapt.errors import ScenarioError
-from fedapt.quant import BackwardRule, FloatWeight, OperandWidths, SingleCopySGD, quantise_tensor
-from fedapt.quant.grid import GridOptions
+from fedapt.quant import BackwardRule, FloatWeight, SingleCopySGD
 from fedapt.quant.ops import ConvOp, LinearOp, op_of
-from fedapt.quant.skeleton import Skeleton, float_arrays
+from fedapt.quant.skeleton import Skeleton
 from fedapt.quant.treatment import Module
-from fedapt.quant.wire import QuantisedModel
 from fedapt.report.terminal import Display
 from fedapt.run import run
 from fedapt.stopping import Stopper
+from tests.clients.backward.living import living
 from tests.grid.conftest import scenario
 
 
@@ -36,16 +35,6 @@ def network():
 
 
 LAYERS = ["0", "2", "4", "7", "9"]
-
-
-def skeleton(backward, bits=32, activations=32):
-    """Return a skeleton in which the network lives at `bits`."""
-    made = Skeleton(network, backward, OperandWidths(activations=activations))
-    arrays = float_arrays(network())
-    generator = torch.Generator().manual_seed(1)
-    weights = {name: quantise_tensor(arrays.pop(f"{name}.weight"), bits, GridOptions(), "nearest", generator) for name in LAYERS}
-    made.load(QuantisedModel(weights, {name: values.clone() for name, values in arrays.items()}))
-    return made
 
 
 def train(made, steps, samples=5, lr=0.05):
@@ -143,7 +132,7 @@ def test_of_channels_worth_the_same_the_first_are_kept():
 
 @pytest.mark.parametrize("bits", [32, 4])
 def test_keeping_everything_is_backpropagation_to_the_last_bit(bits):
-    exact, pruned = skeleton(None, bits), skeleton(ErrorMapPruning(keep=1.0), bits)
+    exact, pruned = living(network, None, bits), living(network, ErrorMapPruning(keep=1.0), bits)
     assert train(exact, 5)[0] == train(pruned, 5)[0]
     one, other = exact.unload(), pruned.unload()
     assert all(torch.equal(one.weights[name].dequantise(), other.weights[name].dequantise()) for name in LAYERS)
@@ -162,13 +151,13 @@ def test_a_share_that_keeps_every_channel_of_a_layer_is_backpropagation_of_that_
 @pytest.mark.parametrize(("keep", "kept"), [(0.5, [3, 4, 4, 5, 3]), (0.3, [2, 4, 3, 3, 3])])
 @pytest.mark.parametrize("bits", [32, 16, 4])
 def test_no_other_kernel_moves_and_no_code_by_chance(keep, kept, bits):
-    _, moved = train(skeleton(ErrorMapPruning(keep=keep), bits), 1, lr=2.0)
+    _, moved = train(living(network, ErrorMapPruning(keep=keep), bits), 1, lr=2.0)
     assert all(int(moved[name].sum()) <= count for name, count in zip(LAYERS, kept, strict=True))
     assert all(moved[name].any() for name in LAYERS)
 
 
 def test_biases_keep_their_exact_gradient_of_the_error_that_reaches_them():
-    exact, pruned = skeleton(None), skeleton(ErrorMapPruning(keep=0.2))
+    exact, pruned = living(network, None), living(network, ErrorMapPruning(keep=0.2))
     for made in (exact, pruned):
         train(made, 1)
     # Between the last two layers nothing was pruned yet.
@@ -179,12 +168,12 @@ def test_biases_keep_their_exact_gradient_of_the_error_that_reaches_them():
 @pytest.mark.parametrize("samples", [1, 6])
 @pytest.mark.parametrize(("bits", "activations"), [(32, 32), (4, 32), (8, 8), (4, 8)])
 def test_a_pruned_model_learns_at_any_width_and_from_a_single_sample(bits, activations, samples):
-    losses, _ = train(skeleton(ErrorMapPruning(), bits, activations), 40, samples, lr=0.3)
+    losses, _ = train(living(network, ErrorMapPruning(), bits, activations), 40, samples, lr=0.3)
     assert losses[-1] < 0.6 * losses[0]
 
 
 def costs(backward):
-    return {shape.name: shape for shape in layer_shapes(skeleton(backward).model, (1, 9, 9))}
+    return {shape.name: shape for shape in layer_shapes(living(network, backward).model, (1, 9, 9))}
 
 
 def test_costs_by_hand():
@@ -229,7 +218,7 @@ def test_what_is_kept_from_the_forward_pass_and_sent_is_as_in_backpropagation():
     for name in LAYERS:
         one, other = exact[name].backward, pruned[name].backward
         assert one.saved_numbers == other.saved_numbers and one.sent_weights == other.sent_weights
-    assert skeleton(ErrorMapPruning(keep=0.5)).part is None
+    assert living(network, ErrorMapPruning(keep=0.5)).part is None
 
 
 @pytest.mark.parametrize(

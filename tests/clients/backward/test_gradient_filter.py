@@ -15,15 +15,14 @@ from torch import nn
 from fedapt.clients.backward.gradient_filter import FilteredConv, GradientFilter, published_flops
 from fedapt.cost.shapes import layer_shapes
 from fedapt.errors import ScenarioError
-from fedapt.quant import FloatWeight, OperandWidths, SingleCopySGD, quantise, quantise_tensor
-from fedapt.quant.grid import GridOptions
+from fedapt.quant import FloatWeight, OperandWidths, SingleCopySGD, quantise
 from fedapt.quant.ops import ConvOp, op_of
-from fedapt.quant.skeleton import Skeleton, float_arrays
+from fedapt.quant.skeleton import float_arrays
 from fedapt.quant.treatment import FROZEN, WHOLE, Module
-from fedapt.quant.wire import QuantisedModel
 from fedapt.report.terminal import Display
 from fedapt.run import run
 from fedapt.stopping import Stopper
+from tests.clients.backward.living import living
 from tests.grid.conftest import scenario
 
 
@@ -154,16 +153,6 @@ def network():
 LAYERS = ["0", "3", "6", "8", "13"]
 
 
-def living(backward, bits=32, activations=32):
-    """Return a skeleton in which the network lives at `bits`."""
-    made = Skeleton(network, backward, OperandWidths(activations=activations))
-    arrays = float_arrays(network())
-    generator = torch.Generator().manual_seed(1)
-    weights = {name: quantise_tensor(arrays.pop(f"{name}.weight"), bits, GridOptions(), "nearest", generator) for name in LAYERS}
-    made.load(QuantisedModel(weights, {name: values.clone() for name, values in arrays.items()}))
-    return made
-
-
 def batch(samples=6):
     return torch.randn(samples, 1, 11, 11, generator=torch.Generator().manual_seed(2)), torch.arange(samples) % 3
 
@@ -185,7 +174,7 @@ def test_the_output_and_what_follows_the_filtered_layers_are_exact():
     x, labels = batch()
     gradients, seen_by_head = [], []
     for backward in (None, GradientFilter(patch=2, layers=1)):
-        made = living(backward)
+        made = living(network, backward)
         bias, head = made.quantised.layers["8"].bias, made.quantised.layers["13"]
         head.on_gradient = lambda layer, gradient: seen_by_head.append(gradient)
         for layer in made.quantised.layers.values():
@@ -198,7 +187,7 @@ def test_the_output_and_what_follows_the_filtered_layers_are_exact():
 
 
 def test_everything_before_the_first_filtered_layer_stays_as_it_was():
-    made = living(GradientFilter(patch=2, layers=2))
+    made = living(network, GradientFilter(patch=2, layers=2))
     before = {name: values.clone() for name, values in float_arrays(network()).items()}
     losses(made, 3)
     after = made.unload()
@@ -211,20 +200,20 @@ def test_everything_before_the_first_filtered_layer_stays_as_it_was():
 @pytest.mark.parametrize("patch", [1, 2, 4])
 @pytest.mark.parametrize(("bits", "activations"), [(32, 32), (4, 32), (32, 8), (4, 8)])
 def test_a_filtered_model_learns_at_any_width(patch, bits, activations):
-    made = living(GradientFilter(patch=patch, layers=3), bits, activations)
+    made = living(network, GradientFilter(patch=patch, layers=3), bits, activations)
     seen, _ = losses(made, 40)
     assert seen[-1] < seen[0] - 0.15
 
 
 def test_a_patch_of_one_is_backpropagation_of_the_last_layers_to_the_last_bit():
-    exact = living(None)
+    exact = living(network, None)
     exact.treat(WHOLE)
     treated = GradientFilter(patch=1, layers=3).treat(exact.modules)
     assert set(treated) == {"0", "1"} and set(treated.values()) == {FROZEN}
 
 
 def test_codes_move_by_the_filtered_gradient_and_gavg_is_of_it():
-    made = living(GradientFilter(patch=2, layers=1), bits=4)
+    made = living(network, GradientFilter(patch=2, layers=1), bits=4)
     layer = made.quantised.layers["8"]
     start, scale = layer.weight.codes.clone(), layer.weight.grid.scale.clone()
     applied = []
@@ -295,7 +284,7 @@ def test_filtering_pays_in_wide_dense_layers_only(layer, side, samples, pays):
 
 
 def test_the_costs_of_a_model_are_those_of_what_trains():
-    made = living(GradientFilter(patch=2, layers=2))
+    made = living(network, GradientFilter(patch=2, layers=2))
     costs = {shape.name: shape.backward for shape in layer_shapes(made.model, (1, 11, 11))}
     assert [costs[name].weights for name in LAYERS] == [0, 0, 72, 96, 36]
     # Five places a side, so nine patches; nothing before the depthwise layer wants its error.
